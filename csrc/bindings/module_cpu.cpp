@@ -1,0 +1,207 @@
+// The module yolonas._cpu: every function checks its arguments, releases the GIL and calls one op.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "bindings/tensor_arg.h"
+#include "core/parallel.h"
+#include "cpu/conv2d.h"
+#include "cpu/kernels.h"
+#include "cpu/letterbox.h"
+#include "cpu/post.h"
+#include "cpu/quantize.h"
+
+namespace py = pybind11;
+
+namespace yolonas::bindings {
+namespace {
+
+TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
+  TensorArg tensor(object, op, argument);
+  YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
+           name(tensor.view().device), ":", tensor.view().device_index);
+  return tensor;
+}
+
+std::unique_ptr<TensorArg> optional_on_cpu(const py::object& object, const char* op, const char* argument) {
+  return object.is_none() ? nullptr : std::make_unique<TensorArg>(on_cpu(object, op, argument));
+}
+
+const TensorView* view_or_null(const std::unique_ptr<TensorArg>& tensor) { return tensor ? &tensor->view() : nullptr; }
+
+void bind_letterbox(py::module_& module) {
+  module.def(
+      "letterbox",
+      [](const py::object& image, const py::object& out, std::int64_t resized_h, std::int64_t resized_w,
+         std::int64_t top, std::int64_t left, int pad_value, bool swap_channels, bool hwc,
+         const std::array<double, 3>& mean, const std::array<double, 3>& divisor) {
+        const TensorArg image_arg = on_cpu(image, "letterbox", "image"), out_arg = on_cpu(out, "letterbox", "out");
+        LetterboxParams params;
+        params.resized_h = resized_h;
+        params.resized_w = resized_w;
+        params.top = top;
+        params.left = left;
+        params.pad_value = pad_value;
+        params.swap_channels = swap_channels;
+        params.hwc = hwc;
+        for (int c = 0; c < 3; ++c) {
+          params.mean[c] = static_cast<float>(mean[static_cast<std::size_t>(c)]);
+          params.divisor[c] = static_cast<float>(divisor[static_cast<std::size_t>(c)]);
+        }
+        py::gil_scoped_release release;
+        cpu::letterbox(image_arg.view(), out_arg.view(), params);
+      },
+      py::arg("image"), py::arg("out"), py::kw_only(), py::arg("resized_h"), py::arg("resized_w"), py::arg("top"),
+      py::arg("left"), py::arg("pad_value"), py::arg("swap_channels"), py::arg("hwc"), py::arg("mean"),
+      py::arg("divisor"));
+}
+
+void bind_post(py::module_& module) {
+  module.def(
+      "decode",
+      [](const py::sequence& cls, const py::sequence& reg, const std::vector<double>& strides, bool channels_last,
+         const py::object& boxes, const py::object& scores) {
+        const auto cls_args = tensor_list(cls, "decode", "class output"),
+                   reg_args = tensor_list(reg, "decode", "box output");
+        const TensorArg boxes_arg = on_cpu(boxes, "decode", "boxes"), scores_arg = on_cpu(scores, "decode", "scores");
+        py::gil_scoped_release release;
+        const HeadOutputs heads = check_heads("decode", views(cls_args), views(reg_args), strides, channels_last);
+        cpu::decode(heads, boxes_arg.view(), scores_arg.view());
+      },
+      py::arg("cls"), py::arg("reg"), py::arg("strides"), py::kw_only(), py::arg("channels_last"), py::arg("boxes"),
+      py::arg("scores"));
+
+  module.def(
+      "decode_candidates",
+      [](const py::sequence& cls, const py::sequence& reg, const std::vector<double>& strides, bool channels_last,
+         double conf, std::int64_t top_k, bool multi_label, const py::object& class_mask, const py::object& boxes,
+         const py::object& scores, const py::object& classes, const py::object& counts) {
+        const char* op = "decode_candidates";
+        const auto cls_args = tensor_list(cls, op, "class output"), reg_args = tensor_list(reg, op, "box output");
+        const auto mask = optional_on_cpu(class_mask, op, "class_mask");
+        const TensorArg boxes_arg = on_cpu(boxes, op, "boxes"), scores_arg = on_cpu(scores, op, "scores"),
+                        classes_arg = on_cpu(classes, op, "classes"), counts_arg = on_cpu(counts, op, "counts");
+        py::gil_scoped_release release;
+        const HeadOutputs heads = check_heads(op, views(cls_args), views(reg_args), strides, channels_last);
+        CandidateParams params{static_cast<float>(conf), top_k, multi_label, nullptr};
+        check_candidate_params(op, params, heads.classes, view_or_null(mask));
+        if (mask) params.class_mask = mask->view().as<const std::uint8_t>();
+        cpu::decode_candidates(heads, params, boxes_arg.view(), scores_arg.view(), classes_arg.view(),
+                               counts_arg.view());
+      },
+      py::arg("cls"), py::arg("reg"), py::arg("strides"), py::kw_only(), py::arg("channels_last"), py::arg("conf"),
+      py::arg("top_k"), py::arg("multi_label"), py::arg("class_mask"), py::arg("boxes"), py::arg("scores"),
+      py::arg("classes"), py::arg("counts"));
+
+  module.def(
+      "nms_candidates",
+      [](const py::object& boxes, const py::object& scores, const py::object& classes,
+         const py::object& candidate_counts, double iou, std::int64_t max_det, bool agnostic,
+         const py::object& detections, const py::object& counts) {
+        const char* op = "nms_candidates";
+        const TensorArg boxes_arg = on_cpu(boxes, op, "boxes"), scores_arg = on_cpu(scores, op, "scores"),
+                        classes_arg = on_cpu(classes, op, "classes"),
+                        candidates_arg = on_cpu(candidate_counts, op, "counts"),
+                        detections_arg = on_cpu(detections, op, "detections"),
+                        counts_arg = on_cpu(counts, op, "result counts");
+        py::gil_scoped_release release;
+        cpu::nms_candidates(boxes_arg.view(), scores_arg.view(), classes_arg.view(), candidates_arg.view(),
+                            {static_cast<float>(iou), max_det, agnostic}, detections_arg.view(), counts_arg.view());
+      },
+      py::arg("boxes"), py::arg("scores"), py::arg("classes"), py::arg("candidate_counts"), py::kw_only(),
+      py::arg("iou"), py::arg("max_det"), py::arg("agnostic"), py::arg("detections"), py::arg("counts"));
+
+  module.def(
+      "batched_nms",
+      [](const py::object& boxes, const py::object& scores, double conf, double iou, std::int64_t top_k,
+         std::int64_t max_det, bool multi_label, bool agnostic, const py::object& class_mask,
+         const py::object& detections, const py::object& counts) {
+        const char* op = "batched_nms";
+        const TensorArg boxes_arg = on_cpu(boxes, op, "boxes"), scores_arg = on_cpu(scores, op, "scores"),
+                        detections_arg = on_cpu(detections, op, "detections"),
+                        counts_arg = on_cpu(counts, op, "counts");
+        const auto mask = optional_on_cpu(class_mask, op, "class_mask");
+        py::gil_scoped_release release;
+        const TensorView& score_view = scores_arg.view();
+        CandidateParams params{static_cast<float>(conf), top_k, multi_label, nullptr};
+        check_candidate_params(op, params, score_view.rank == 3 ? score_view.shape[2] : 0, view_or_null(mask));
+        if (mask) params.class_mask = mask->view().as<const std::uint8_t>();
+        cpu::batched_nms(boxes_arg.view(), score_view, params, {static_cast<float>(iou), max_det, agnostic},
+                         detections_arg.view(), counts_arg.view());
+      },
+      py::arg("boxes"), py::arg("scores"), py::kw_only(), py::arg("conf"), py::arg("iou"), py::arg("top_k"),
+      py::arg("max_det"), py::arg("multi_label"), py::arg("agnostic"), py::arg("class_mask"), py::arg("detections"),
+      py::arg("counts"));
+}
+
+void bind_quantize(py::module_& module) {
+  module.def(
+      "fake_quantize",
+      [](const py::object& x, const py::object& scale, const py::object& out, int axis, int quant_min, int quant_max) {
+        const char* op = "fake_quantize";
+        const TensorArg x_arg = on_cpu(x, op, "x"), scale_arg = on_cpu(scale, op, "scale"),
+                        out_arg = on_cpu(out, op, "out");
+        py::gil_scoped_release release;
+        cpu::fake_quantize(x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max}, out_arg.view());
+      },
+      py::arg("x"), py::arg("scale"), py::arg("out"), py::kw_only(), py::arg("axis"), py::arg("quant_min"),
+      py::arg("quant_max"));
+  module.def(
+      "fake_quantize_backward",
+      [](const py::object& grad, const py::object& x, const py::object& scale, const py::object& out, int axis,
+         int quant_min, int quant_max) {
+        const char* op = "fake_quantize_backward";
+        const TensorArg grad_arg = on_cpu(grad, op, "grad"), x_arg = on_cpu(x, op, "x"),
+                        scale_arg = on_cpu(scale, op, "scale"), out_arg = on_cpu(out, op, "out");
+        py::gil_scoped_release release;
+        cpu::fake_quantize_backward(grad_arg.view(), x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max},
+                                    out_arg.view());
+      },
+      py::arg("grad"), py::arg("x"), py::arg("scale"), py::arg("out"), py::kw_only(), py::arg("axis"),
+      py::arg("quant_min"), py::arg("quant_max"));
+}
+
+void bind_conv2d(py::module_& module) {
+  module.def(
+      "conv2d_bias_act",
+      [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& residual,
+         const py::object& out, std::int64_t stride, std::int64_t padding, bool relu, double residual_scale) {
+        const char* op = "conv2d_bias_act";
+        const TensorArg x_arg = on_cpu(x, op, "x"), weight_arg = on_cpu(weight, op, "weight"),
+                        out_arg = on_cpu(out, op, "out");
+        const auto bias_arg = optional_on_cpu(bias, op, "bias"),
+                   residual_arg = optional_on_cpu(residual, op, "residual");
+        py::gil_scoped_release release;
+        cpu::conv2d_bias_act(x_arg.view(), weight_arg.view(), view_or_null(bias_arg), view_or_null(residual_arg),
+                             {stride, padding, relu, static_cast<float>(residual_scale)}, out_arg.view());
+      },
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::kw_only(),
+      py::arg("stride"), py::arg("padding"), py::arg("relu"), py::arg("residual_scale"));
+}
+
+}  // namespace
+}  // namespace yolonas::bindings
+
+PYBIND11_MODULE(_cpu, module) {
+  using namespace yolonas::bindings;
+  module.doc() = "yolonas: native CPU ops";
+  register_exceptions();
+  bind_letterbox(module);
+  bind_post(module);
+  bind_quantize(module);
+  bind_conv2d(module);
+  module.def("isa", []() { return yolonas::cpu::kernels().isa; });
+  module.def("available_isas", []() { return yolonas::cpu::available_isas(); });
+  module.def("num_threads", []() { return yolonas::num_threads(); });
+  module.def("set_num_threads", &yolonas::set_num_threads, py::arg("count"));
+  module.def("compiler", []() {
+#if defined(__VERSION__)
+    return __VERSION__;
+#else
+    return "unknown";
+#endif
+  });
+}

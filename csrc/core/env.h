@@ -1,0 +1,12 @@
+// The only reader of YOLONAS_* environment variables on the native side.
+#pragma once
+
+#include <string>
+
+namespace yolonas {
+
+// Empty if unset.
+std::string env_cpu_isa();      // YOLONAS_CPU_ISA: force a CPU variant by name
+std::string env_num_threads();  // YOLONAS_NUM_THREADS, else OMP_NUM_THREADS
+
+}  // namespace yolonas

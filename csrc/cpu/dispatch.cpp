@@ -1,0 +1,71 @@
+// Tables best first; the choice is made once.
+#include <cstring>
+#include <string>
+
+#include "core/check.h"
+#include "core/env.h"
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+namespace yolonas::cpu {
+
+namespace generic {
+extern const CpuKernels kTable;
+}
+#if defined(YOLONAS_HAVE_AVX2)
+namespace avx2 {
+extern const CpuKernels kTable;
+}
+#endif
+
+namespace {
+
+struct Candidate {
+  const CpuKernels* table;
+  bool (*runs_here)() noexcept;
+};
+
+const Candidate kCandidates[] = {
+#if defined(YOLONAS_HAVE_AVX2)
+    {&avx2::kTable, has_avx2_fma},
+#endif
+    {&generic::kTable, []() noexcept { return true; }},
+};
+
+}  // namespace
+
+const CpuKernels& kernels_by_name(const char* isa) {
+  for (const Candidate& candidate : kCandidates) {
+    if (std::strcmp(candidate.table->isa, isa) != 0) continue;
+    YN_CHECK(candidate.runs_here(), "YOLONAS_CPU_ISA: this processor cannot run '", isa, "'; it can run ",
+             available_isas());
+    return *candidate.table;
+  }
+  YN_CHECK(false, "YOLONAS_CPU_ISA: must be one of ", available_isas(), ", got '", isa, "'");
+  return generic::kTable;
+}
+
+const char* available_isas() {
+  static const std::string list = [] {
+    std::string names;
+    for (const Candidate& candidate : kCandidates) {
+      if (candidate.runs_here()) names += (names.empty() ? "" : ", ") + std::string(candidate.table->isa);
+    }
+    return names;
+  }();
+  return list.c_str();
+}
+
+const CpuKernels& kernels() {
+  static const CpuKernels& chosen = []() -> const CpuKernels& {
+    const std::string forced = env_cpu_isa();
+    if (!forced.empty()) return kernels_by_name(forced.c_str());
+    for (const Candidate& candidate : kCandidates) {
+      if (candidate.runs_here()) return *candidate.table;
+    }
+    return generic::kTable;
+  }();
+  return chosen;
+}
+
+}  // namespace yolonas::cpu

@@ -1,0 +1,402 @@
+// Candidates are 64-bit keys, score descending then index ascending, so that one plain integer order serves the top-k
+// cut and the sort.
+#include "cpu/post.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/parallel.h"
+#include "cpu/kernels.h"
+
+namespace yolonas::cpu {
+namespace {
+
+using Key = std::uint64_t;
+constexpr std::int64_t kPiece = 2048;  // elements scanned per call: index and value buffers stay in the L1 cache
+
+// Scores are >= 0, where IEEE bits grow with the value; inverted they sort descending.
+Key make_key(float score, std::int64_t index) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &score, sizeof bits);
+  return static_cast<Key>(~bits) << 32 | static_cast<std::uint32_t>(index);
+}
+
+float key_score(Key key) {
+  const std::uint32_t bits = ~static_cast<std::uint32_t>(key >> 32);
+  float score = 0;
+  std::memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
+std::int64_t key_index(Key key) { return static_cast<std::uint32_t>(key); }
+
+// Keeps the best `count` keys, sorted.
+void keep_best(std::vector<Key>& keys, std::int64_t count) {
+  if (static_cast<std::int64_t>(keys.size()) > count) {
+    std::nth_element(keys.begin(), keys.begin() + count, keys.end());
+    keys.resize(static_cast<std::size_t>(count));
+  }
+  std::sort(keys.begin(), keys.end());
+}
+
+// A logit that no score above conf can lie below: sigmoid's inverse, less a margin for its rounding.
+float logit_floor(float conf) {
+  if (conf <= 0.0f) return -INFINITY;
+  if (conf >= 1.0f) return 14.0f;  // sigmoid rounds to 1 from about 16.6 on
+  const double p = conf, logit = std::log(p / (1.0 - p));
+  // An error of a few ulp in the score is 1 / (p (1 - p)) times that in the logit.
+  return static_cast<float>(std::min(logit, 15.0) - 1e-3 - 1e-5 * std::abs(logit) - 1e-6 / (1.0 - p));
+}
+
+// Turns positions and values found in a piece into keys. `index_of` maps a position to anchor * classes + class.
+class Collector {
+ public:
+  Collector(const CpuKernels& table, const CandidateParams& params, std::int64_t classes, bool logits,
+            std::vector<Key>& keys)
+      : table_(table), params_(params), classes_(classes), logits_(logits), keys_(keys) {
+    scan_floor_ = logits ? logit_floor(params.conf) : std::nextafter(params.conf, -1.0f);
+  }
+
+  // x[0..n): values of consecutive positions.
+  template <class IndexOf>
+  void scan(const float* x, std::int64_t n, IndexOf index_of) {
+    for (std::int64_t begin = 0; begin < n; begin += kPiece) {
+      const std::int64_t length = std::min(kPiece, n - begin);
+      const std::int64_t found = table_.collect_greater_f32(x + begin, length, scan_floor_, position_, value_);
+      if (found == 0) continue;
+      if (logits_) table_.sigmoid_f32(value_, value_, found);
+      for (std::int64_t i = 0; i < found; ++i) offer(value_[i], index_of(begin + position_[i]));
+    }
+  }
+
+  void offer(float score, std::int64_t index) {
+    const bool passes = params_.multi_label ? score > params_.conf : score >= params_.conf;
+    if (!passes || !std::isfinite(score)) return;
+    if (params_.class_mask && !params_.class_mask[index % classes_]) return;
+    keys_.push_back(make_key(score + 0.0f, index));  // -0 becomes 0
+  }
+
+  // Best class of n anchors with class k of anchor i at x[k * class_stride + i * anchor_stride].
+  void single_label(const float* x, std::int64_t class_stride, std::int64_t anchor_stride, std::int64_t n,
+                    std::int64_t first_anchor) {
+    constexpr std::int64_t kAnchors = 64;
+    float best[kAnchors];
+    std::int32_t best_class[kAnchors];
+    for (std::int64_t begin = 0; begin < n; begin += kAnchors) {
+      const std::int64_t length = std::min(kAnchors, n - begin);
+      if (anchor_stride == 1) {
+        table_.class_max_f32(x + begin, class_stride, classes_, length, best, best_class);
+      } else {
+        for (std::int64_t i = 0; i < length; ++i) {
+          const float* row = x + (begin + i) * anchor_stride;
+          best[i] = -INFINITY;
+          best_class[i] = 0;
+          for (std::int64_t k = 0; k < classes_; ++k) {
+            if (row[k * class_stride] > best[i]) {
+              best[i] = row[k * class_stride];
+              best_class[i] = static_cast<std::int32_t>(k);
+            }
+          }
+        }
+      }
+      for (std::int64_t i = 0; i < length; ++i) {
+        if (best[i] == -INFINITY) best[i] = NAN;  // no class at all: never a candidate
+      }
+      if (logits_) table_.sigmoid_f32(best, best, length);
+      for (std::int64_t i = 0; i < length; ++i) offer(best[i], (first_anchor + begin + i) * classes_ + best_class[i]);
+    }
+  }
+
+ private:
+  const CpuKernels& table_;
+  const CandidateParams& params_;
+  const std::int64_t classes_;
+  const bool logits_;
+  std::vector<Key>& keys_;
+  float scan_floor_ = 0;
+  std::int32_t position_[kPiece];
+  float value_[kPiece];
+};
+
+// Keys of one picture from head outputs.
+void collect_from_heads(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
+                        const CandidateParams& params, std::vector<Key>& keys) {
+  const std::int64_t classes = heads.classes;
+  Collector collector(table, params, classes, true, keys);
+  for (const HeadLevel& level : heads.levels) {
+    const std::int64_t cells = level.h * level.w;
+    const float* cls = level.cls + picture * classes * cells;
+    const std::int64_t first = level.first_anchor;
+    if (!params.multi_label) {
+      collector.single_label(cls, heads.channels_last ? 1 : cells, heads.channels_last ? classes : 1, cells, first);
+    } else if (heads.channels_last) {
+      collector.scan(cls, cells * classes, [=](std::int64_t at) { return first * classes + at; });
+    } else {
+      for (std::int64_t k = 0; k < classes; ++k) {
+        if (params.class_mask && !params.class_mask[k]) continue;
+        collector.scan(cls + k * cells, cells, [=](std::int64_t cell) { return (first + cell) * classes + k; });
+      }
+    }
+  }
+}
+
+// Distances of eight (side, anchor) pairs to boxes: the grid point minus or plus the distance, then times the stride.
+void box_from_distances(const HeadLevel& level, std::int64_t cell, const float* distance, std::int64_t step,
+                        float* box) {
+  const float x = static_cast<float>(cell % level.w) + 0.5f, y = static_cast<float>(cell / level.w) + 0.5f;
+  box[0] = (x - distance[0]) * level.stride;
+  box[1] = (y - distance[step]) * level.stride;
+  box[2] = (x + distance[2 * step]) * level.stride;
+  box[3] = (y + distance[3 * step]) * level.stride;
+}
+
+// Boxes of two anchors at a time: eight distributions side by side.
+void decode_two(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture, const HeadLevel* const* level,
+                const std::int64_t* cell, int count, float* const* box) {
+  float bins[kBoxBins * 8], distance[8];
+  for (int i = 0; i < 2; ++i) {
+    const int from = i < count ? i : 0;  // a lone anchor stands twice
+    const std::int64_t cells = level[from]->h * level[from]->w;
+    const float* reg = level[from]->reg + picture * 4 * kBoxBins * cells +
+                       (heads.channels_last ? cell[from] * 4 * kBoxBins : cell[from]);
+    const std::int64_t step = heads.channels_last ? 1 : cells;
+    for (int side = 0; side < 4; ++side) {
+      for (int bin = 0; bin < kBoxBins; ++bin) bins[bin * 8 + i * 4 + side] = reg[(side * kBoxBins + bin) * step];
+    }
+  }
+  table.dfl_expectation_f32(bins, 8, distance);
+  for (int i = 0; i < count; ++i) box_from_distances(*level[i], cell[i], distance + 4 * i, 1, box[i]);
+}
+
+// Scores of the cells [first, last) of a level; `out` is row 0 of the level. At most 64 cells.
+void decode_scores(const CpuKernels& table, const HeadOutputs& heads, const HeadLevel& level, std::int64_t picture,
+                   std::int64_t first, std::int64_t last, float* out) {
+  const std::int64_t cells = level.h * level.w, classes = heads.classes;
+  const float* cls = level.cls + picture * classes * cells;
+  if (heads.channels_last) {
+    table.sigmoid_f32(cls + first * classes, out + first * classes, (last - first) * classes);
+    return;
+  }
+  float score[64];
+  for (std::int64_t k = 0; k < classes; ++k) {
+    table.sigmoid_f32(cls + k * cells + first, score, last - first);
+    for (std::int64_t cell = first; cell < last; ++cell) out[cell * classes + k] = score[cell - first];
+  }
+}
+
+// Boxes of the same cells: channels first, eight cells of a side are eight neighbouring distributions.
+void decode_boxes(const CpuKernels& table, const HeadOutputs& heads, const HeadLevel& level, std::int64_t picture,
+                  std::int64_t first, std::int64_t last, float* out) {
+  const std::int64_t cells = level.h * level.w;
+  std::int64_t cell = first;
+  if (!heads.channels_last) {
+    const float* reg = level.reg + picture * 4 * kBoxBins * cells;
+    for (; cell + 8 <= last; cell += 8) {
+      float distance[4][8];
+      for (int side = 0; side < 4; ++side) {
+        table.dfl_expectation_f32(reg + side * kBoxBins * cells + cell, cells, distance[side]);
+      }
+      for (int i = 0; i < 8; ++i) box_from_distances(level, cell + i, &distance[0][i], 8, out + 4 * (cell + i));
+    }
+  }
+  for (; cell < last; cell += 2) {
+    const HeadLevel* both[2] = {&level, &level};
+    const std::int64_t pair[2] = {cell, cell + 1};
+    float* const box[2] = {out + 4 * cell, out + 4 * (cell + 1)};
+    decode_two(table, heads, picture, both, pair, cell + 1 < last ? 2 : 1, box);
+  }
+}
+
+bool finite_box(const float* box) {
+  return std::isfinite(box[0]) && std::isfinite(box[1]) && std::isfinite(box[2]) && std::isfinite(box[3]);
+}
+
+const HeadLevel& level_of(const HeadOutputs& heads, std::int64_t anchor) {
+  std::size_t at = heads.levels.size() - 1;
+  while (heads.levels[at].first_anchor > anchor) --at;
+  return heads.levels[at];
+}
+
+// Suppresses one picture's sorted candidates and writes its rows of the result.
+std::int64_t suppress(const CpuKernels& table, const float* boxes, const float* scores, const std::int32_t* classes,
+                      std::int64_t n, const NmsParams& params, std::vector<std::int32_t>& keep,
+                      std::vector<float>& workspace, float* detections) {
+  const std::int64_t most = std::min(params.max_det, std::max<std::int64_t>(n, 1));
+  keep.resize(static_cast<std::size_t>(most));
+  workspace.resize(static_cast<std::size_t>(nms_workspace(most)));
+  const std::int64_t kept =
+      table.nms_f32(boxes, params.agnostic ? nullptr : classes, n, params.iou, most, keep.data(), workspace.data());
+  for (std::int64_t i = 0; i < kept; ++i) {
+    const std::int64_t from = keep[static_cast<std::size_t>(i)];
+    float* row = detections + 6 * i;
+    std::copy(boxes + 4 * from, boxes + 4 * from + 4, row);
+    row[4] = scores[from];
+    row[5] = static_cast<float>(classes[from]);
+  }
+  std::fill(detections + 6 * kept, detections + 6 * params.max_det, 0.0f);
+  return kept;
+}
+
+}  // namespace
+
+void decode(const HeadOutputs& heads, const TensorView& boxes, const TensorView& scores) {
+  const std::int64_t anchors = heads.anchors, classes = heads.classes;
+  check_output(boxes, "decode", "boxes", DType::f32, {heads.batch, anchors, 4}, "(B, A, 4)");
+  check_output(scores, "decode", "scores", DType::f32, {heads.batch, anchors, classes}, "(B, A, K)");
+  const CpuKernels& table = kernels();
+  constexpr std::int64_t kCells = 64;
+  for (const HeadLevel& level : heads.levels) {
+    const std::int64_t cells = level.h * level.w, blocks = (cells + kCells - 1) / kCells;
+    parallel_for(heads.batch * blocks, 8, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t at = begin; at < end; ++at) {
+        const std::int64_t picture = at / blocks, first = at % blocks * kCells;
+        const std::int64_t last = std::min(first + kCells, cells);
+        const std::int64_t row = picture * anchors + level.first_anchor;
+        decode_scores(table, heads, level, picture, first, last, scores.as<float>() + row * classes);
+        decode_boxes(table, heads, level, picture, first, last, boxes.as<float>() + row * 4);
+      }
+    });
+  }
+}
+
+void decode_candidates(const HeadOutputs& heads, const CandidateParams& params, const TensorView& boxes,
+                       const TensorView& scores, const TensorView& classes, const TensorView& counts) {
+  const std::int64_t top_k = params.top_k;
+  check_output(boxes, "decode_candidates", "boxes", DType::f32, {heads.batch, top_k, 4}, "(B, top_k, 4)");
+  check_output(scores, "decode_candidates", "scores", DType::f32, {heads.batch, top_k}, "(B, top_k)");
+  check_output(classes, "decode_candidates", "classes", DType::s32, {heads.batch, top_k}, "(B, top_k)");
+  check_output(counts, "decode_candidates", "counts", DType::s64, {heads.batch}, "(B,)");
+  const CpuKernels& table = kernels();
+  // Scratch is made here: bodies of parallel_for must not throw, and pictures are few.
+  std::vector<std::vector<Key>> keys(static_cast<std::size_t>(heads.batch));
+  for (auto& list : keys)
+    list.reserve(static_cast<std::size_t>(heads.anchors * (params.multi_label ? heads.classes : 1)));
+  parallel_for(heads.batch, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t picture = begin; picture < end; ++picture) {
+      std::vector<Key>& list = keys[static_cast<std::size_t>(picture)];
+      collect_from_heads(table, heads, picture, params, list);
+      keep_best(list, top_k);
+      float* box = boxes.as<float>() + picture * top_k * 4;
+      float* score = scores.as<float>() + picture * top_k;
+      std::int32_t* label = classes.as<std::int32_t>() + picture * top_k;
+      std::int64_t written = 0;
+      for (std::size_t i = 0; i < list.size(); i += 2) {
+        const HeadLevel* level[2];
+        std::int64_t cell[2];
+        float decoded[2][4];
+        float* to[2] = {decoded[0], decoded[1]};
+        const int pair = i + 1 < list.size() ? 2 : 1;
+        for (int j = 0; j < pair; ++j) {
+          const std::int64_t anchor = key_index(list[i + static_cast<std::size_t>(j)]) / heads.classes;
+          level[j] = &level_of(heads, anchor);
+          cell[j] = anchor - level[j]->first_anchor;
+        }
+        decode_two(table, heads, picture, level, cell, pair, to);
+        for (int j = 0; j < pair; ++j) {
+          if (!finite_box(decoded[j])) continue;
+          const Key key = list[i + static_cast<std::size_t>(j)];
+          std::copy(decoded[j], decoded[j] + 4, box + 4 * written);
+          score[written] = key_score(key);
+          label[written++] = static_cast<std::int32_t>(key_index(key) % heads.classes);
+        }
+      }
+      counts.as<std::int64_t>()[picture] = written;
+    }
+  });
+}
+
+void nms_candidates(const TensorView& boxes, const TensorView& scores, const TensorView& classes,
+                    const TensorView& candidate_counts, const NmsParams& params, const TensorView& detections,
+                    const TensorView& counts) {
+  const char* op = "nms_candidates";
+  check_nms_params(op, params);
+  check_tensor(boxes, op, "boxes", DType::f32, {-1, -1, 4}, "(B, N, 4)");
+  const std::int64_t batch = boxes.shape[0], capacity = boxes.shape[1];
+  YN_CHECK(capacity <= 0x7fffffff, op, ": N must be below 2^31, got ", capacity);
+  check_tensor(scores, op, "scores", DType::f32, {batch, capacity}, "(B, N)");
+  check_tensor(classes, op, "classes", DType::s32, {batch, capacity}, "(B, N)");
+  check_tensor(candidate_counts, op, "counts", DType::s64, {batch}, "(B,)");
+  check_output(detections, op, "detections", DType::f32, {batch, params.max_det, 6}, "(B, max_det, 6)");
+  check_output(counts, op, "result counts", DType::s64, {batch}, "(B,)");
+  for (std::int64_t picture = 0; picture < batch; ++picture) {
+    const std::int64_t n = candidate_counts.as<const std::int64_t>()[picture];
+    YN_CHECK(n >= 0 && n <= capacity, op, ": counts must lie in 0..", capacity, ", got ", n, " for picture ", picture);
+  }
+  const CpuKernels& table = kernels();
+  std::vector<std::vector<std::int32_t>> keep(static_cast<std::size_t>(batch));
+  std::vector<std::vector<float>> workspace(static_cast<std::size_t>(batch));
+  for (std::size_t i = 0; i < keep.size(); ++i) {
+    keep[i].reserve(static_cast<std::size_t>(params.max_det));
+    workspace[i].reserve(static_cast<std::size_t>(nms_workspace(params.max_det)));
+  }
+  parallel_for(batch, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      counts.as<std::int64_t>()[i] =
+          suppress(table, boxes.as<const float>() + i * capacity * 4, scores.as<const float>() + i * capacity,
+                   classes.as<const std::int32_t>() + i * capacity, candidate_counts.as<const std::int64_t>()[i],
+                   params, keep[static_cast<std::size_t>(i)], workspace[static_cast<std::size_t>(i)],
+                   detections.as<float>() + i * params.max_det * 6);
+    }
+  });
+}
+
+void batched_nms(const TensorView& boxes, const TensorView& scores, const CandidateParams& candidates,
+                 const NmsParams& params, const TensorView& detections, const TensorView& counts) {
+  const char* op = "batched_nms";
+  check_nms_params(op, params);
+  check_tensor(boxes, op, "boxes", DType::f32, {-1, -1, 4}, "(B, A, 4)");
+  const std::int64_t batch = boxes.shape[0], anchors = boxes.shape[1];
+  check_tensor(scores, op, "scores", DType::f32, {batch, anchors, -1}, "(B, A, K)");
+  const std::int64_t classes = scores.shape[2];
+  YN_CHECK(classes >= 1 || anchors == 0, op, ": scores must have at least one class, got ", shape_text(scores));
+  YN_CHECK(classes == 0 || anchors <= 0x7fffffff / classes, op, ": anchors * classes must be below 2^31, got ",
+           shape_text(scores));
+  check_output(detections, op, "detections", DType::f32, {batch, params.max_det, 6}, "(B, max_det, 6)");
+  check_output(counts, op, "counts", DType::s64, {batch}, "(B,)");
+  const CpuKernels& table = kernels();
+  struct Scratch {
+    std::vector<Key> keys;
+    std::vector<float> box, score, workspace;
+    std::vector<std::int32_t> label, keep;
+  };
+  const std::int64_t pairs = anchors * (candidates.multi_label ? classes : 1);
+  const std::int64_t most = std::min(candidates.top_k, pairs);
+  std::vector<Scratch> scratch(static_cast<std::size_t>(batch));
+  for (Scratch& s : scratch) {
+    s.keys.reserve(static_cast<std::size_t>(pairs));
+    s.box.resize(static_cast<std::size_t>(4 * most));
+    s.score.resize(static_cast<std::size_t>(most));
+    s.label.resize(static_cast<std::size_t>(most));
+    s.keep.reserve(static_cast<std::size_t>(params.max_det));
+    s.workspace.reserve(static_cast<std::size_t>(nms_workspace(params.max_det)));
+  }
+  parallel_for(batch, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t picture = begin; picture < end; ++picture) {
+      Scratch& s = scratch[static_cast<std::size_t>(picture)];
+      const float* box = boxes.as<const float>() + picture * anchors * 4;
+      const float* score = scores.as<const float>() + picture * anchors * classes;
+      Collector collector(table, candidates, classes, false, s.keys);
+      if (candidates.multi_label) {
+        collector.scan(score, anchors * classes, [](std::int64_t at) { return at; });
+      } else if (classes > 0) {
+        collector.single_label(score, 1, classes, anchors, 0);
+      }
+      keep_best(s.keys, candidates.top_k);
+      std::int64_t n = 0;
+      for (const Key key : s.keys) {
+        const float* from = box + 4 * (key_index(key) / classes);
+        if (!finite_box(from)) continue;
+        std::copy(from, from + 4, s.box.data() + 4 * n);
+        s.score[static_cast<std::size_t>(n)] = key_score(key);
+        s.label[static_cast<std::size_t>(n++)] = static_cast<std::int32_t>(key_index(key) % classes);
+      }
+      counts.as<std::int64_t>()[picture] =
+          suppress(table, s.box.data(), s.score.data(), s.label.data(), n, params, s.keep, s.workspace,
+                   detections.as<float>() + picture * params.max_det * 6);
+    }
+  });
+}
+
+}  // namespace yolonas::cpu

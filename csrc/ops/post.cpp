@@ -1,0 +1,56 @@
+#include "ops/post.h"
+
+#include <cmath>
+
+namespace yolonas {
+
+HeadOutputs check_heads(const char* op, const std::vector<TensorView>& cls, const std::vector<TensorView>& reg,
+                        const std::vector<double>& strides, bool channels_last) {
+  YN_CHECK(!cls.empty() && cls.size() == reg.size() && cls.size() == strides.size(), op,
+           ": class outputs, box outputs and strides must be lists of the same length >= 1, got ", cls.size(), ", ",
+           reg.size(), " and ", strides.size());
+  HeadOutputs heads;
+  heads.channels_last = channels_last;
+  const int channel_axis = channels_last ? 3 : 1, row_axis = channels_last ? 1 : 2;
+  const char* cls_what = channels_last ? "(B, h, w, K)" : "(B, K, h, w)";
+  const char* reg_what = channels_last ? "(B, h, w, 68)" : "(B, 68, h, w)";
+  for (std::size_t i = 0; i < cls.size(); ++i) {
+    check_tensor(cls[i], op, "class output", DType::f32, {-1, -1, -1, -1}, cls_what);
+    if (i == 0) {
+      heads.batch = cls[0].shape[0];
+      heads.classes = cls[0].shape[channel_axis];
+      YN_CHECK(heads.classes >= 1 && heads.classes <= (1 << 20), op, ": number of classes must lie in 1..", 1 << 20,
+               ", got ", heads.classes);
+    }
+    const std::int64_t h = cls[i].shape[row_axis], w = cls[i].shape[row_axis + 1];
+    YN_CHECK(cls[i].shape[0] == heads.batch && cls[i].shape[channel_axis] == heads.classes, op, ": class output ", i,
+             " must have the batch and classes of the first, ", shape_text(cls[0]), ", got ", shape_text(cls[i]));
+    if (channels_last) {
+      check_tensor(reg[i], op, "box output", DType::f32, {heads.batch, h, w, 4 * kBoxBins}, reg_what);
+    } else {
+      check_tensor(reg[i], op, "box output", DType::f32, {heads.batch, 4 * kBoxBins, h, w}, reg_what);
+    }
+    YN_CHECK(std::isfinite(strides[i]) && strides[i] > 0, op, ": strides must be positive, got ", strides[i]);
+    heads.levels.push_back(
+        {cls[i].as<const float>(), reg[i].as<const float>(), h, w, static_cast<float>(strides[i]), heads.anchors});
+    heads.anchors += h * w;
+  }
+  // Candidates are numbered anchor * classes + class in 32 bits.
+  YN_CHECK(heads.anchors <= 0x7fffffff / heads.classes, op, ": anchors * classes must be below 2^31, got ",
+           heads.anchors, " * ", heads.classes);
+  return heads;
+}
+
+void check_candidate_params(const char* op, const CandidateParams& p, std::int64_t classes,
+                            const TensorView* class_mask) {
+  YN_CHECK(p.conf >= 0.0f && p.conf <= 1.0f, op, ": conf must lie in 0..1, got ", p.conf);
+  YN_CHECK(p.top_k >= 1, op, ": top_k must be at least 1, got ", p.top_k);
+  if (class_mask) check_tensor(*class_mask, op, "class_mask", DType::u8, {classes}, "(K,)");
+}
+
+void check_nms_params(const char* op, const NmsParams& p) {
+  YN_CHECK(p.iou >= 0.0f && p.iou <= 1.0f, op, ": iou must lie in 0..1, got ", p.iou);
+  YN_CHECK(p.max_det >= 1 && p.max_det <= 1000000, op, ": max_det must lie in 1..1000000, got ", p.max_det);
+}
+
+}  // namespace yolonas

@@ -1,0 +1,23 @@
+"""Fixtures for all tests. Tests marked `shared` need real pictures and weights; without them they skip, visibly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("YOLONAS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    present = (SHARED / "reference").is_dir()
+    return [f"real pictures and weights: {SHARED if present else 'absent, tests marked shared will skip'}"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with `reference/`, `data/` and `weights/`."""
+    if not (SHARED / "reference").is_dir():
+        pytest.skip(f"no folder {SHARED} with reference/, data/ and weights/ (set YOLONAS_TEST_DATA)")
+    return SHARED
