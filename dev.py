@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""What a developer runs, each command in an environment of its own; needs Python, a C++ compiler, a package index.
+
+python3 dev.py demo [WEIGHTS [SOURCE]]   install into .venv-demo and detect: pictures with boxes in runs/
+python3 dev.py test [PYTEST ARGS]        install into .venv-test and run the tests
+python3 dev.py sanitize                  native tests under AddressSanitizer and UBSan
+python3 dev.py lint                      ruff and clang-format, check only
+python3 dev.py bench [ARGS]              benchmarks of the native ops (see bench/README.md)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+BUILD_TOOLS = ("scikit-build-core>=0.10", "pybind11>=2.13", "cmake>=3.24", "ninja>=1.11")
+
+
+def environment(name: str, extras: str = "", *packages: str) -> str:
+    """Makes the virtual environment once, (re)installs the project into it, and returns its Python."""
+    folder = ROOT / f".venv-{name}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        print(f"making {folder.name}", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["-c", str(ROOT / "constraints.txt")]
+    run([*pip, *BUILD_TOOLS, *packages])
+    # The build tools are in the environment, so the build folder can be used again by the next call.
+    run([*pip, "--no-build-isolation", f"{ROOT}{extras}"])
+    return str(python)
+
+
+def run(command: list[str], **options: object) -> None:
+    """Runs a command in the project folder; ends this program with its exit code if it fails."""
+    done = subprocess.run(command, cwd=options.pop("cwd", ROOT), **options)  # type: ignore[call-overload]
+    if done.returncode:
+        print(f"failed: {' '.join(command)}", file=sys.stderr)
+        sys.exit(done.returncode)
+
+
+def demo(arguments: list[str]) -> None:
+    python = environment("demo")
+    weights = arguments[0] if arguments else find_weights(python)
+    source = arguments[1:2]
+    made = not weights
+    if made:
+        weights = str(ROOT / ".venv-demo" / "recipe_s.safetensors")
+        print(
+            "\nNo weights found: no argument, none in the weights folder, no mirror reachable.\n"
+            "Running the whole chain on a network with weights made by a recipe. They are NOT trained: the boxes\n"
+            "below show that loading, letterbox, network, decoding, NMS and drawing work, and nothing else.\n",
+            flush=True,
+        )
+        run([python, str(ROOT / "tests" / "recipe_checkpoint.py"), weights])
+    command = [python, "-m", "yolonas", "predict", f"model={weights}", *(f"source={path}" for path in source)]
+    if made:
+        command += ["conf=0.8", "max_det=20"]
+    run(command)
+
+
+def find_weights(python: str) -> str:
+    """A file in the weights folder, or a download; empty if there is neither."""
+    code = (
+        "import sys\n"
+        "from yolonas.errors import CheckpointError\n"
+        "from yolonas.weights import resolve_weights\n"
+        "try:\n    print(resolve_weights('yolo_nas_s'))\n"
+        "except CheckpointError as error:\n    print(error, file=sys.stderr)\n"
+    )
+    done = subprocess.run([python, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    return done.stdout.strip()
+
+
+def test(arguments: list[str]) -> None:
+    python = environment("test", "[test]")
+    # From the tests folder, so that the installed package is tested and not the source folder.
+    run([python, "-m", "pytest", *arguments], cwd=ROOT / "tests")
+
+
+def sanitize(arguments: list[str]) -> None:
+    python = environment("test", "[test]")
+    run([python, str(ROOT / "tests" / "native" / "sanitize.py"), *arguments])
+
+
+def lint(_: list[str]) -> None:
+    folder = ROOT / ".venv-lint"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        venv.create(folder, with_pip=True, clear=True)
+    run(
+        [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "ruff==0.17.*",
+            "clang-format==23.*",
+        ]
+    )
+    run([str(python), "-m", "ruff", "check", "."])
+    run([str(python), "-m", "ruff", "format", "--check", "."])
+    sources = [str(path) for path in sorted((ROOT / "csrc").rglob("*")) if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    run([str(python.parent / "clang-format"), "--dry-run", "--Werror", *sources])
+
+
+def bench(arguments: list[str]) -> None:
+    python = environment("test", "[test]")
+    run([python, str(ROOT / "bench" / "ops.py"), *arguments])
+
+
+def main() -> None:
+    commands = {"demo": demo, "test": test, "sanitize": sanitize, "lint": lint, "bench": bench}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    commands[name](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""The command `yolonas [detect] MODE key=value ...`: parses, calls a driver and turns errors into exit codes.
+
+Exit codes: 0 all went well; 1 something failed, or some pictures had to be skipped; 2 the command line is wrong; 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .options import unknown_name
+
+LOGGER = logging.getLogger("yolonas")
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+NOT_YET = ("val", "export", "quantize", "train", "track", "benchmark")
+TASKS = ("detect",)
+VERBATIM = ("model", "name", "project", "source", "data", "device")  # never read as Python literals
+
+
+class UsageError(ValueError):
+    """The command line is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        mode, values = parse(words)
+        return COMMANDS[mode](values)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has gone (head, less)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except UsageError as error:
+        print(f"yolonas: {error}", file=sys.stderr)
+        return USAGE
+    except (ValueError, TypeError, NotImplementedError, OSError, RuntimeError, ImportError, MemoryError) as error:
+        if os.environ.get("YOLONAS_DEBUG"):
+            raise
+        print(f"yolonas: {error or type(error).__name__}", file=sys.stderr)
+        return USAGE if type(error) in (ValueError, TypeError) else FAILED
+
+
+def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """`(mode, values)` of a command line: `[detect] MODE key=value ...`.
+
+    Forgiven with a warning: spaces around '=', leading '--', trailing commas. A bare option name means True;
+    `cfg=FILE` reads options from a yaml file, which those on the command line override. Values: None, True, False in
+    any case, Python literals, else text.
+
+    Raises:
+        UsageError: no or unknown mode, unknown option (the text has the nearest name), an argument without '='.
+    """
+    tokens = _join_equals(words)
+    mode: str | None = None
+    values: dict[str, Any] = {}
+    for token in tokens:
+        plain = _plain(token)
+        key, equals, value = plain.partition("=")
+        if equals:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+                raise UsageError(f"{token!r} must have the form name=value")
+            if value == "" and key not in ("name", "project"):
+                raise UsageError(f"{key}= has no value")
+            values[key] = value if key in VERBATIM and not _is_none(value) else _literal(value)
+        elif mode is None and plain in (*COMMANDS, "h", "v"):
+            mode = {"h": "help", "v": "version"}.get(plain, plain)
+        elif plain in TASKS and mode is None:
+            continue
+        elif mode is not None and plain in _option_names(mode):
+            values[plain] = True
+        else:
+            what = "command" if mode is None else "argument"
+            raise UsageError(unknown_name(what, plain, (*COMMANDS, *TASKS) if mode is None else _option_names(mode)))
+    mode = str(values.pop("mode", None) or mode or "help")
+    if mode not in COMMANDS:
+        raise UsageError(unknown_name("command", mode, COMMANDS))
+    if values.pop("task", "detect") != "detect":
+        raise UsageError("task must be 'detect'")
+    if "cfg" in values:
+        values = {**_read_cfg(str(values.pop("cfg"))), **values}
+    for name in values:
+        if mode not in NOT_YET and name not in _option_names(mode):
+            raise UsageError(unknown_name("argument", name, _option_names(mode)))
+    return mode, values
+
+
+def predict(values: dict[str, Any]) -> int:
+    from .errors import SourceError
+    from .model import NAS
+    from .predict import PredictOptions
+
+    model = values.pop("model", None)
+    if model is None:
+        model = "yolo_nas_s.pt"
+        LOGGER.warning("predict: no model given, using model=%s", model)
+    source = values.pop("source", None)
+    values.setdefault("save", True)
+    values.pop("stream", None)
+    PredictOptions.of(**values)  # before the weights are loaded: a wrong option should not cost a download
+    if values.get("verbose", True):
+        print(_headline())
+    detector = NAS(model)
+    if values.get("verbose", True):
+        detector.info()
+    found = 0
+    try:
+        for result in detector.predict(source, stream=True, **values):
+            found += len(result)
+    except KeyboardInterrupt:
+        seen = detector.predictor.seen if detector.predictor else 0
+        print(f"interrupted after {seen} pictures; what was written up to here is complete", file=sys.stderr)
+        return INTERRUPTED
+    except SourceError as error:
+        print(f"yolonas: {error}", file=sys.stderr)
+        return FAILED
+    predictor = detector.predictor
+    if values.get("verbose", True):
+        counted = f"{predictor.seen} picture{'s' * (predictor.seen != 1)}"
+        print(f"{found} detection{'s' * (found != 1)} in {counted}")
+    return FAILED if predictor.skipped else OK
+
+
+def info(values: dict[str, Any]) -> int:
+    from .checkpoint import load_model, read_checkpoint
+    from .info import model_info
+    from .weights import resolve_weights
+
+    if "model" not in values:
+        raise UsageError("info needs model=FILE or model=yolo_nas_s")
+    path = resolve_weights(values["model"])
+    checkpoint = read_checkpoint(path)
+    preprocess = checkpoint.preprocess
+    lines = {
+        "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
+        "kind": checkpoint.kind,
+        "network": f"YOLO-NAS {checkpoint.variant.upper()}, {checkpoint.form} form",
+        "classes": f"{checkpoint.num_classes}: {_shortened(list(checkpoint.names.values()))}",
+        "input": f"{preprocess.size[0]}x{preprocess.size[1]}, {preprocess.channels.upper()}, "
+        + (f"picture in {preprocess.fit[0]}x{preprocess.fit[1]}" if preprocess.fit else "picture not resized")
+        + f", padding {preprocess.padding} with {preprocess.pad_value}",
+        "thresholds": f"conf {checkpoint.conf:g}, iou {checkpoint.iou:g}",
+    }
+    for name, line in lines.items():
+        print(f"{name:<11} {line}")
+    for note in checkpoint.notes:
+        print(f"{'note':<11} {note}")
+    model_info(
+        load_model(checkpoint),
+        detailed=bool(values.get("detailed", False)),
+        imgsz=values.get("imgsz") or preprocess.size,
+    )
+    return OK
+
+
+def checks(values: dict[str, Any]) -> int:
+    """What is installed and what the native part chose; fails if the native module is missing."""
+    import platform
+    from importlib import metadata
+
+    print(f"{'yolonas':<14} {__version__}")
+    print(f"{'python':<14} {platform.python_version()} on {platform.platform()}")
+    for package in ("torch", "numpy", "opencv-python", "pillow", "pycocotools", "safetensors", "pyyaml"):
+        try:
+            print(f"{package:<14} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package:<14} not installed as a package")
+    from . import _native
+    from .weights import weights_folder
+
+    build = _native.build_info()
+    print(f"{'cpu kernels':<14} {build['cpu_isa']} (this processor can run: {build['cpu_isas_available']})")
+    print(f"{'threads':<14} {build['threads']}")
+    print(f"{'compiler':<14} {build['compiler']}")
+    architectures = build["cuda_architectures"]
+    print(f"{'cuda kernels':<14} {'not built' if architectures is None else architectures}")
+    import torch
+
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "torch sees none"
+    print(f"{'cuda device':<14} {cuda}")
+    print(f"{'weights':<14} {weights_folder()}")
+    return OK
+
+
+def version(values: dict[str, Any]) -> int:
+    print(__version__)
+    return OK
+
+
+def show_help(values: dict[str, Any]) -> int:
+    from .predict import PredictOptions
+
+    print(f"""yolonas {__version__}: YOLO-NAS detectors
+
+  yolonas predict model=yolo_nas_s.pt source=bus.jpg       detect objects in pictures, videos, folders, streams
+  yolonas info    model=FILE [detailed] [imgsz=640]        what a weights file holds
+  yolonas checks                                           versions, CPU kernels, devices
+  yolonas version                                          the version
+  yolonas help                                             this text
+  not in this version yet: {", ".join(NOT_YET)}
+
+Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file. predict takes:
+""")
+    for item in fields(PredictOptions):
+        if item.name == "stream" or item.metadata["ignored"]:
+            continue
+        default = True if item.name == "save" else item.default
+        shown = "" if default is None else f" [{default}]"
+        print(f"  {item.name:<14} {item.metadata['help']}{shown}")
+    return OK
+
+
+def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
+    def run(values: dict[str, Any]) -> int:
+        print(
+            f"yolonas: '{mode}' is not in this version yet; predict, info, checks, version and help are",
+            file=sys.stderr,
+        )
+        return FAILED
+
+    return run
+
+
+COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "predict": predict,
+    "info": info,
+    "checks": checks,
+    "version": version,
+    "help": show_help,
+    **{mode: not_yet(mode) for mode in NOT_YET},
+}
+
+
+def _option_names(mode: str) -> tuple[str, ...]:
+    if mode == "predict":
+        from .predict import PredictOptions, legacy_names
+
+        return ("model", "source", *(item.name for item in fields(PredictOptions)), *legacy_names())
+    return {"info": ("model", "detailed", "imgsz")}.get(mode, ())
+
+
+def _join_equals(words: Sequence[str]) -> list[str]:
+    """Joins 'a = b', 'a =b' and 'a= b' to 'a=b', and lists that the shell split at spaces."""
+    tokens: list[str] = []
+    open_brackets = 0
+    for word in words:
+        glue = bool(tokens) and (open_brackets > 0 or word == "=" or word.startswith("=") or tokens[-1].endswith("="))
+        if glue:
+            tokens[-1] += word
+        else:
+            tokens.append(word)
+        open_brackets += word.count("[") + word.count("(") - word.count("]") - word.count(")")
+        open_brackets = max(open_brackets, 0)
+    if any("=" in word and (word.startswith("=") or word.endswith("=")) for word in words):
+        LOGGER.warning("spaces around '=' are not needed: name=value")
+    return tokens
+
+
+def _plain(token: str) -> str:
+    stripped = token.lstrip("-") if re.match(r"--?[A-Za-z]", token) else token
+    if stripped.endswith(",") and not stripped.endswith("=,"):
+        stripped = stripped.rstrip(",")
+    if stripped != token:
+        LOGGER.warning("read %r as %r", token, stripped)
+    return stripped
+
+
+def _is_none(value: str) -> bool:
+    return value.lower() in ("none", "null")
+
+
+def _literal(value: str) -> Any:
+    lowered = value.lower()
+    if _is_none(value):
+        return None
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _read_cfg(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cfg: {path} cannot be read as yaml: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"cfg: {path} must hold name: value lines")
+    return {str(key): value for key, value in content.items() if key not in ("task", "mode")}
+
+
+def _headline() -> str:
+    import platform
+
+    import torch
+
+    from . import _native
+
+    return (
+        f"yolonas {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{_native.build_info()['cpu_isa']} kernels"
+    )
+
+
+def _shortened(names: list[str], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names) - limit} more)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

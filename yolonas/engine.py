@@ -1,0 +1,114 @@
+"""Runs a network on a batch of prepared pictures: from the input tensor to detections in its pixels.
+
+`TorchEngine` runs the plain modules, fused, and hands the head outputs to the native decode and NMS. Other engines
+keep its interface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import ops
+from .nn import YoloNAS, fuse_
+
+
+@dataclass(frozen=True)
+class DetectSettings:
+    """What becomes a detection."""
+
+    conf: float
+    iou: float
+    top_k: int
+    max_det: int
+    multi_label: bool
+    agnostic: bool
+    classes: tuple[int, ...] | None  # None: all
+
+
+class TorchEngine:
+    """A YoloNAS module on a torch device.
+
+    The module is fused in place when the engine is made, so no second copy of the weights exists.
+    """
+
+    def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
+        self.device = device
+        self.half = half
+        self.dtype = torch.float16 if half else torch.float32
+        self.model = fuse_(model.eval()).to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+
+    @property
+    def name(self) -> str:
+        return f"torch {self.dtype} on {self.device}"
+
+    def heads(self, batch: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Class and box logits per level, channels last: float32 `(N, h, w, K)` and `(N, h, w, 68)`.
+
+        Args:
+            batch: float32 `(N, 3, H, W)`, prepared as the checkpoint's `Preprocess` says.
+        """
+        x = torch.from_numpy(batch).to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            cls, reg = self.model.forward_heads(x)
+        return [_channels_last(level) for level in cls], [_channels_last(level) for level in reg]
+
+    def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
+        """Detections of each picture from head outputs: decode and NMS.
+
+        Returns:
+            Per picture float32 `(n, 6)` rows x1, y1, x2, y2, score, class in input pixels, best first.
+        """
+        candidates = ops.decode_candidates(
+            cls,
+            reg,
+            conf=settings.conf,
+            top_k=settings.top_k,
+            multi_label=settings.multi_label,
+            classes=settings.classes,
+            channels_last=True,
+        )
+        detections, counts = ops.nms_candidates(
+            candidates, iou=settings.iou, max_det=settings.max_det, agnostic=settings.agnostic
+        )
+        return [rows[:count].copy() for rows, count in zip(detections, counts, strict=True)]
+
+
+def choose_device(device: Any) -> torch.device:
+    """The torch device for what users write: None (a GPU if there is one), 'cpu', 0, '0', 'cuda:1', 'mps', [0].
+
+    Raises:
+        ValueError: the device does not exist here, or several are named (one process runs on one device).
+    """
+    if isinstance(device, torch.device):
+        device = str(device)
+    if isinstance(device, list | tuple):
+        device = ",".join(map(str, device))
+    wanted = "" if device is None else str(device).strip().lower().removesuffix(",")
+    if wanted == "":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if "," in wanted:
+        raise ValueError(f"device must name one device, got {wanted!r}; start one process per device")
+    if wanted.isdecimal():
+        wanted = f"cuda:{wanted}"
+    try:
+        chosen = torch.device(wanted)
+    except RuntimeError:
+        raise ValueError(f"device must be 'cpu', 'cuda', a GPU number or 'mps', got {device!r}") from None
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"device {wanted!r} does not exist: torch sees {count} CUDA devices; use device='cpu'")
+    elif chosen.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device 'mps' is not available here; use device='cpu'")
+    elif chosen.type != "cpu":
+        raise ValueError(f"device must be 'cpu', 'cuda', a GPU number or 'mps', got {device!r}")
+    return chosen
+
+
+def _channels_last(level: torch.Tensor) -> np.ndarray:
+    return level.permute(0, 2, 3, 1).float().contiguous().cpu().numpy()

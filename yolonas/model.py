@@ -1,0 +1,294 @@
+"""`NAS`: one object for a detector, in the shape that users of other libraries know. Its methods only call drivers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import COCO_NAMES, VARIANTS
+from .preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from .nn import YoloNAS
+    from .predict import Predictor
+    from .results import Results
+
+LOGGER = logging.getLogger("yolonas")
+
+EVENTS = (
+    *("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"),
+    *("on_predict_end", "on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end"),
+    *("on_export_start", "on_export_end"),
+)
+
+
+class NAS:
+    """A YOLO-NAS detector.
+
+    Args:
+        model: a weights file of any kind that `checkpoint.read_checkpoint` knows; a name such as `yolo_nas_s`, which
+            is looked up (see `weights.resolve_weights`); or a `YoloNAS` module.
+        task: only "detect".
+        names: class names for a module: a list or a dict by number. Files have their own.
+        verbose: True prints what was loaded.
+
+    Attributes:
+        model: the network, a `torch.nn.Module`. In eval mode `model(x)` with float `(N, 3, H, W)` gives
+            boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`.
+        names: class names by number. preprocess: the input convention. conf, iou, top_k: the thresholds that the file
+            says.
+        ckpt_path: the file, or None. predictor: the latest `predict` run, or None.
+
+    Raises:
+        CheckpointError: the file cannot be used. WeightsNotFoundError: there is no such file.
+    """
+
+    task = "detect"
+    transforms = None
+    metrics = None
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | YoloNAS = "yolo_nas_s.pt",
+        task: str | None = None,
+        *,
+        names: Sequence[str] | Mapping[int, str] | None = None,
+        verbose: bool = False,
+    ):
+        if task not in (None, "detect"):
+            raise ValueError(f"NAS: task must be 'detect', got {task!r}")
+        self.overrides: dict[str, Any] = {}
+        self.predictor: Predictor | None = None
+        self._engine: Any = None
+        self._callbacks: dict[str, list[Callable[[Any], None]]] = {event: [] for event in EVENTS}
+        if isinstance(model, str | os.PathLike):
+            if names is not None:
+                raise ValueError(
+                    "NAS: names are for a module; a file has its own (predict takes data=... to replace them)"
+                )
+            self.load(model)
+        else:
+            self._take_module(model, names)
+        if verbose:
+            self.info()
+
+    def __call__(self, source: Any = None, stream: bool = False, **options: Any) -> list[Results] | Iterator[Results]:
+        """Same as `predict`."""
+        return self.predict(source, stream, **options)
+
+    def predict(
+        self, source: Any = None, stream: bool = False, predictor: Any = None, **options: Any
+    ) -> list[Results] | Iterator[Results]:
+        """Detects objects in pictures, videos or streams.
+
+        Args:
+            source: file, folder, glob, list, `.txt` list, URL, camera number, array `(H, W, 3)` BGR uint8, PIL
+                picture, tensor `(B, 3, H, W)` RGB in 0..1 with sides in multiples of 32, encoded bytes. None: a drawn
+                demonstration picture.
+            stream: True returns a generator, whose memory does not grow with the source.
+            predictor: taken for compatibility; must be None.
+            options: see `predict.PredictOptions`.
+
+        Returns:
+            A list of `Results`, one per picture or frame that could be read; those that could not are in
+            `predictor.skipped`.
+
+        Raises:
+            ValueError: an option is unknown or out of range. SourceError: the source cannot be opened.
+
+        The first call fuses the network in place, in float64; what it computes stays the same.
+        """
+        from .predict import PredictOptions, Predictor, names_of_yaml, preprocess_of, settings_of
+
+        if predictor is not None:
+            raise NotImplementedError("predict: predictor must be None; subclassing the predictor is not supported")
+        chosen = PredictOptions.of(**{**self.overrides, **options, "stream": stream})
+        if source is None:
+            from .demo import draw_scene
+
+            LOGGER.warning(
+                "predict: no source given, using a drawn demonstration picture; pass source=... for your own"
+            )
+            source = draw_scene()
+        names = self.names
+        if chosen.data is not None:
+            from_yaml = names_of_yaml(chosen.data, len(names))
+            if all(name == f"class_{index}" for index, name in names.items()):
+                names = from_yaml
+        preprocess = preprocess_of(chosen, self.preprocess)
+        self.predictor = Predictor(
+            self._engine_for(chosen.device, half=chosen.quantize == "fp16"),
+            preprocess,
+            names,
+            settings_of(chosen, self.conf, self.iou, self.top_k),
+            chosen,
+            self._run_callbacks,
+        )
+        results = self.predictor.stream(source)
+        return results if chosen.stream else list(results)
+
+    def info(
+        self, detailed: bool = False, verbose: bool = True, imgsz: int | tuple[int, int] | None = None
+    ) -> tuple[int, int, int, float]:
+        """Prints and returns `(layers, parameters, gradients, GFLOPs)`; `imgsz` is by default the checkpoint's."""
+        from .info import model_info
+
+        return model_info(self.model, detailed=detailed, verbose=verbose, imgsz=imgsz or self.preprocess.size)
+
+    def fuse(self) -> NAS:
+        """Folds branches and batch norms into the convolutions, in place and in float64; idempotent."""
+        from .nn import fuse_
+
+        fuse_(self.model.eval())
+        return self
+
+    def load(self, weights: str | os.PathLike[str] = "yolo_nas_s.pt") -> NAS:
+        """Replaces the network by the one in a file; nothing in the file is executed."""
+        from .checkpoint import load_model, read_checkpoint
+        from .weights import resolve_weights
+
+        path = resolve_weights(weights)
+        checkpoint = read_checkpoint(path)
+        self.model = load_model(checkpoint)
+        self.names = dict(checkpoint.names)
+        self.preprocess = checkpoint.preprocess
+        self.conf, self.iou, self.top_k = checkpoint.conf, checkpoint.iou, checkpoint.top_k
+        self.ckpt_path: Path | None = path
+        self._engine = None
+        for note in checkpoint.notes:
+            LOGGER.info("%s: %s", path, note)
+        return self
+
+    def save(self, filename: str | os.PathLike[str] = "yolo_nas.safetensors") -> Path:
+        """Writes weights, class names, pre-processing and thresholds to one `.safetensors` file and returns its path.
+
+        The network is saved in its current form: after `predict` or `fuse` that is the fused one, which cannot be
+        trained.
+        """
+        from .checkpoint import save_checkpoint
+
+        path = Path(filename)
+        save_checkpoint(
+            path,
+            self.model,
+            names=self.names,
+            preprocess=self.preprocess,
+            conf=self.conf,
+            iou=self.iou,
+            top_k=self.top_k,
+        )
+        return path
+
+    @property
+    def device(self) -> Any:
+        """The torch device of the weights."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: Any) -> NAS:
+        """Moves the network; later `predict` calls without `device=` use this one."""
+        from .engine import choose_device
+
+        chosen = choose_device(device)
+        self.model.to(chosen)
+        self.overrides["device"] = str(chosen)
+        self._engine = None
+        return self
+
+    def cpu(self) -> NAS:
+        return self.to("cpu")
+
+    def cuda(self, device: int = 0) -> NAS:
+        return self.to(f"cuda:{device}")
+
+    def add_callback(self, event: str, func: Callable[[Any], None]) -> None:
+        """Calls `func(predictor)` at an event: one of `EVENTS`."""
+        self._event(event).append(func)
+
+    def clear_callback(self, event: str) -> None:
+        """Removes all callbacks of one event."""
+        self._event(event).clear()
+
+    def reset_callbacks(self) -> None:
+        """Removes all callbacks."""
+        for functions in self._callbacks.values():
+            functions.clear()
+
+    def val(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("val")
+
+    def export(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("export")
+
+    def quantize(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("quantize")
+
+    def train(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("train")
+
+    def benchmark(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("benchmark")
+
+    def track(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("track")
+
+    def embed(self, *_: Any, **__: Any) -> Any:
+        """Not in this version."""
+        raise _not_yet("embed")
+
+    def __repr__(self) -> str:
+        height, width = self.preprocess.size
+        return f"NAS({self.model.variant.model_name}, {len(self.names)} classes, {height}x{width}, {self.model.form})"
+
+    def _take_module(self, module: Any, names: Sequence[str] | Mapping[int, str] | None) -> None:
+        from .nn import YoloNAS
+
+        if not isinstance(module, YoloNAS):
+            raise TypeError(f"NAS: model must be a path, a name or a YoloNAS module, got {type(module).__name__}")
+        if names is None:
+            count = module.num_classes
+            names = COCO_NAMES if count == len(COCO_NAMES) else [f"class_{index}" for index in range(count)]
+        by_number = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+        if sorted(by_number) != list(range(module.num_classes)):
+            raise ValueError(f"NAS: names must be for {module.num_classes} classes, got {len(by_number)}")
+        self.model = module
+        self.names = {index: str(name) for index, name in by_number.items()}
+        self.preprocess = Preprocess()
+        self.conf, self.iou, self.top_k = 0.25, 0.7, 1024
+        self.ckpt_path = None
+
+    def _engine_for(self, device: Any, *, half: bool) -> Any:
+        from .engine import TorchEngine, choose_device
+
+        keep = device is None and self._engine is not None
+        chosen = self._engine.device if keep else choose_device(device)
+        if half and chosen.type == "cpu":
+            LOGGER.warning("quantize='fp16' is for GPUs; running in fp32 on the CPU")
+            half = False
+        if self._engine is None or self._engine.device != chosen or self._engine.half != half:
+            self._engine = TorchEngine(self.model, chosen, half=half)
+        return self._engine
+
+    def _event(self, event: str) -> list[Callable[[Any], None]]:
+        if event not in self._callbacks:
+            raise ValueError(f"callback: event must be one of {', '.join(EVENTS)}, got {event!r}")
+        return self._callbacks[event]
+
+    def _run_callbacks(self, event: str, subject: Any) -> None:
+        for function in self._callbacks[event]:
+            function(subject)
+
+
+def _not_yet(what: str) -> NotImplementedError:
+    have = "predict, info, fuse and save"
+    return NotImplementedError(
+        f"{what} is not in this version of yolonas, which has {have} for {', '.join(VARIANTS)} models"
+    )

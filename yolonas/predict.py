@@ -1,0 +1,386 @@
+"""Predict: pictures, videos and streams in, `Results` out, with drawing and files on the way.
+
+Reading runs ahead on threads, the network runs on the caller's thread, and files are written behind it; each queue is
+bounded, so a folder of any size needs the memory of a few pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import ops
+from .engine import DetectSettings
+from .errors import SourceError
+from .options import anything, build, class_list, flag, fraction, image_size, one_of, option, text, whole
+from .preprocess import Geometry, Preprocess
+
+if TYPE_CHECKING:
+    from .data.sources import Picture, Source
+    from .engine import TorchEngine
+    from .results import Results
+    from .writer import RunWriter
+
+LOGGER = logging.getLogger("yolonas")
+
+PRECISIONS = {
+    **dict.fromkeys((32, "32", "fp32", "w32a32"), "fp32"),
+    **dict.fromkeys((16, "16", "fp16", "w16a16"), "fp16"),
+    **dict.fromkeys((8, "8", "int8", "w8a8", "w8a16", "w8a32"), "int8"),
+}
+
+
+def _precision(name: str, value: Any) -> str:
+    key = value.lower() if isinstance(value, str) else value
+    if isinstance(key, bool) or key not in PRECISIONS:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
+    if PRECISIONS[key] == "int8":
+        raise NotImplementedError(f"{name}={value!r}: int8 is not in this version yet; use 'fp32' or 'fp16'")
+    return PRECISIONS[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Settings of `predict`. None means what the checkpoint says, or what fits the machine."""
+
+    conf: float | None = option(None, fraction, "lowest score, 0..1 (default: the checkpoint's, 0.25 for COCO weights)")
+    iou: float | None = option(
+        None, fraction, "NMS drops boxes that overlap more, 0..1 (default: the checkpoint's, 0.7)"
+    )
+    imgsz: tuple[int, int] | None = option(None, image_size, "input side or (height, width), multiples of 32")
+    rect: bool | None = option(None, flag, "smallest frame instead of a square (default: as the protocol does)")
+    protocol: str = option(
+        "sg", one_of("sg", "ultralytics"), "'sg': as trained; 'ultralytics': its letterbox and one label a box"
+    )
+    device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
+    quantize: str | None = option(None, _precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")
+    max_det: int = option(300, whole(1, 100_000), "detections kept per picture")
+    classes: tuple[int, ...] | None = option(None, class_list, "only these class numbers")
+    agnostic_nms: bool = option(False, flag, "NMS across classes")
+    multi_label: bool | None = option(None, flag, "several classes for one box (default: as the protocol does)")
+    vid_stride: int = option(1, whole(1, 100_000), "every n-th frame of videos")
+    stream_buffer: bool = option(False, flag, "live streams: True every frame, False the newest one")
+    stream: bool = option(False, flag, "return a generator: flat memory for long sources")
+    data: str | None = option(None, text, "data yaml whose class names are used where the checkpoint has none")
+    project: str | None = option(None, text, "folder for run folders (default: runs/detect)")
+    name: str | None = option(None, text, "run folder (default: predict, predict-2, ...)")
+    exist_ok: bool = option(False, flag, "write into an existing run folder")
+    save: bool = option(False, flag, "save pictures with boxes (from the shell: True)")
+    save_frames: bool = option(False, flag, "videos: save every frame as a picture")
+    save_txt: bool = option(False, flag, "save boxes as YOLO labels")
+    save_conf: bool = option(False, flag, "save_txt: with scores")
+    save_crop: bool = option(False, flag, "save the picture inside each box")
+    show: bool = option(False, flag, "show in a window")
+    show_labels: bool = option(True, flag, "draw class names")
+    show_conf: bool = option(True, flag, "draw scores")
+    show_boxes: bool = option(True, flag, "draw boxes")
+    line_width: int | None = option(None, whole(1, 1000), "line width of boxes in pixels")
+    verbose: bool = option(True, flag, "a line per picture")
+    embed: Any = option(None, anything, "not in this version")
+    visualize: bool = option(False, flag, "no effect", ignored=True)
+    augment: bool = option(False, flag, "no effect", ignored=True)
+    dnn: bool = option(False, flag, "no effect", ignored=True)
+    retina_masks: bool = option(False, flag, "no effect", ignored=True)
+    compile: Any = option(False, anything, "no effect", ignored=True)
+    channels_last: bool | None = option(None, flag, "no effect: always so", ignored=True)
+    nms: bool | None = option(None, flag, "no effect: always so", ignored=True)
+
+    def __post_init__(self) -> None:
+        if self.embed is not None:
+            raise NotImplementedError("embed: embeddings are not in this version; leave the argument out")
+
+    @classmethod
+    def of(cls, **values: Any) -> PredictOptions:
+        """From user values, with the names of older releases; see `options.build`."""
+        if values.get("int8"):  # of both deprecated names this one wins
+            values.pop("half", None)
+        for old, new in (("half", "fp16"), ("int8", "int8")):
+            if old in values:
+                value = values.pop(old)
+                if value is not None and flag(old, value):
+                    LOGGER.warning("'%s' is an old name, use quantize='%s'", old, new)
+                    values.setdefault("quantize", new)
+        return build(cls, values, renamed=_RENAMED, dropped=_DROPPED)
+
+
+_RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "hide_labels": ("show_labels", lambda value: not value),
+    "hide_conf": ("show_conf", lambda value: not value),
+    "boxes": ("show_boxes", lambda value: value),
+    "line_thickness": ("line_width", lambda value: value),
+    "end2end": ("nms", lambda value: value),
+}
+_DROPPED = ("show_fps", "keras", "optimize", "workers", "task", "mode", "tracker")
+
+
+def legacy_names() -> tuple[str, ...]:
+    """Names of older releases that `PredictOptions.of` takes."""
+    return ("half", "int8", *_RENAMED, *_DROPPED)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+class Predictor:
+    """One run over one source. `stream()` yields `Results` in order; afterwards the attributes tell how it went.
+
+    Attributes: `options`, `save_dir` (Path or None), `seen` (pictures predicted), `skipped` (list of `Skipped`),
+        `results` (the latest batch), `speed` (mean ms per picture by stage).
+    """
+
+    def __init__(
+        self,
+        engine: TorchEngine,
+        preprocess: Preprocess,
+        names: dict[int, str],
+        settings: DetectSettings,
+        options: PredictOptions,
+        on_event: Callable[[str, Predictor], None] = lambda event, predictor: None,
+    ):
+        self.engine, self.preprocess, self.names, self.settings = engine, preprocess, names, settings
+        self.options = options
+        self.on_event = on_event
+        self.save_dir: Path | None = None
+        self.seen = 0
+        self.skipped: list[Skipped] = []
+        self.results: list[Results] = []
+        self._spent = np.zeros(3)  # seconds in preprocess, inference, postprocess
+        self._input_shape: tuple[int, ...] = ()
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Mean milliseconds per picture."""
+        return dict(zip(_STAGES, (1e3 * self._spent / max(self.seen, 1)).tolist(), strict=True))
+
+    def stream(self, source: Any) -> Iterator[Results]:
+        """Yields `Results` for every picture or frame. Raises SourceError if nothing of the source can be opened."""
+        from .data.sources import open_source
+        from .writer import RunWriter
+
+        options = self.options
+        with open_source(
+            source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer, batch=options.batch
+        ) as pictures:
+            writer = RunWriter(options) if _writes(options) else None
+            progress = _Progress(pictures, options)
+            try:
+                self.on_event("on_predict_start", self)
+                for group in self._groups(pictures, progress):
+                    self.on_event("on_predict_batch_start", self)
+                    self.results = self._detect(group)
+                    self.on_event("on_predict_postprocess_end", self)
+                    for (picture, _), result in zip(group, self.results, strict=True):
+                        if writer is not None:
+                            writer.add(picture, result)
+                            self.save_dir = writer.folder
+                            result.save_dir = str(writer.folder)
+                        progress.done(picture, result, self._input_shape)
+                    self.on_event("on_predict_batch_end", self)
+                    yield from self.results
+                if writer is not None:
+                    writer.finish()
+                self.on_event("on_predict_end", self)
+            finally:
+                progress.close()
+                if writer is not None:
+                    writer.close()
+                    self.save_dir = writer.folder
+        self._report(writer)
+        if self.seen == 0 and len(self.skipped) == 1 and pictures.total in (None, 1):
+            raise SourceError(f"{self.skipped[0].path}: {self.skipped[0].reason}")
+
+    def _groups(self, pictures: Source, progress: _Progress) -> Iterator[list[tuple[Picture, Geometry]]]:
+        """Pictures that can share a network call: at most `batch`, with equal frames."""
+        group: list[tuple[Picture, Geometry]] = []
+        for picture in pictures:
+            geometry = self._geometry(picture, progress)
+            if geometry is None:
+                continue
+            if group and group[0][1].frame != geometry.frame:
+                yield group
+                group = []
+            group.append((picture, geometry))
+            if len(group) >= self.options.batch:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _geometry(self, picture: Picture, progress: _Progress) -> Geometry | None:
+        if picture.error is None and picture.tensor is not None:
+            _, height, width = picture.tensor.shape
+            return Geometry((height, width), (height, width), (height, width), 0, 0, (1.0, 1.0))
+        if picture.error is None and picture.image is not None:
+            try:
+                return self.preprocess.plan(*picture.image.shape[:2])
+            except ValueError as error:
+                picture = replace(picture, error=str(error))
+        self.skipped.append(Skipped(picture.path, picture.error or "no picture"))
+        progress.skipped(picture)
+        return None
+
+    def _detect(self, group: list[tuple[Picture, Geometry]]) -> list[Results]:
+        import torch
+
+        from .results import Results
+
+        start = time.perf_counter()
+        batch = np.empty((len(group), 3, *group[0][1].frame), np.float32)
+        for row, (picture, geometry) in zip(batch, group, strict=True):
+            self._fill(row, picture, geometry)
+        prepared = time.perf_counter()
+        heads = self.engine.heads(batch)
+        inferred = time.perf_counter()
+        results = []
+        for (picture, geometry), rows in zip(group, self.engine.select(*heads, self.settings), strict=True):
+            geometry.boxes_to_picture(rows)
+            results.append(Results(picture.image, picture.path, self.names, boxes=torch.from_numpy(rows)))
+        spent = np.diff((start, prepared, inferred, time.perf_counter()))
+        for result in results:
+            result.speed = dict(zip(_STAGES, (1e3 * spent / len(group)).tolist(), strict=True))
+        self._spent += spent
+        self.seen += len(group)
+        self._input_shape = batch.shape
+        return results
+
+    def _fill(self, out: np.ndarray, picture: Picture, geometry: Geometry) -> None:
+        preprocess = self.preprocess
+        if picture.tensor is not None:  # RGB in 0..1, already in the network's frame
+            planes = picture.tensor if preprocess.channels == "rgb" else picture.tensor[::-1]
+            mean, divisor = (
+                np.asarray(value, np.float32)[:, None, None] for value in (preprocess.mean, preprocess.divisor)
+            )
+            np.divide(planes * np.float32(255) - mean, divisor, out=out)
+            return
+        ops.letterbox(
+            picture.image,
+            frame=geometry.frame,
+            resized=geometry.resized,
+            offset=(geometry.top, geometry.left),
+            pad_value=preprocess.pad_value,
+            swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
+            mean=preprocess.mean,
+            divisor=preprocess.divisor,
+            out=out,
+        )
+
+    def _report(self, writer: RunWriter | None) -> None:
+        if self.skipped:
+            total = self.seen + len(self.skipped)
+            LOGGER.warning("%d of %d pictures could not be used (each is named above)", len(self.skipped), total)
+        if not self.options.verbose or not self.seen:
+            return
+        speed = self.speed
+        print(
+            f"Speed: {speed['preprocess']:.1f} ms preprocess, {speed['inference']:.1f} ms inference, "
+            f"{speed['postprocess']:.1f} ms postprocess per image at shape {self._input_shape}"
+        )
+        if writer is not None and writer.folder is not None:
+            print(f"Results saved to {writer.folder}")
+
+
+_STAGES = ("preprocess", "inference", "postprocess")
+
+
+def settings_of(options: PredictOptions, conf: float, iou: float, top_k: int) -> DetectSettings:
+    """Detection settings: the user's where given, else the checkpoint's `conf`, `iou`, `top_k`."""
+    multi_label = options.multi_label if options.multi_label is not None else options.protocol == "sg"
+    return DetectSettings(
+        conf=conf if options.conf is None else options.conf,
+        iou=iou if options.iou is None else options.iou,
+        top_k=max(top_k, options.max_det),
+        max_det=options.max_det,
+        multi_label=multi_label,
+        agnostic=options.agnostic_nms,
+        classes=options.classes,
+    )
+
+
+def preprocess_of(options: PredictOptions, preprocess: Preprocess) -> Preprocess:
+    """The checkpoint's pre-processing with the user's size, protocol and rect."""
+    if options.imgsz is not None:
+        preprocess = preprocess.with_size(options.imgsz)
+    if options.protocol == "ultralytics":
+        preprocess = replace(preprocess.as_ultralytics(), rect=True)
+    if options.rect is not None:
+        preprocess = replace(preprocess, rect=options.rect)
+    return preprocess
+
+
+def names_of_yaml(path: str, count: int) -> dict[int, str]:
+    """Class names from a data yaml: `names` as list or dict. Raises ValueError naming the file and what is wrong."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"data: {path} cannot be read as yaml: {error}") from error
+    names = content.get("names") if isinstance(content, Mapping) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, Mapping) or sorted(map(str, names)) != sorted(map(str, range(count))):
+        found = len(names) if isinstance(names, Mapping) else "none"
+        raise ValueError(f"data: {path} must have names for the model's {count} classes, got {found}")
+    return {int(key): str(value) for key, value in names.items()}
+
+
+def _writes(options: PredictOptions) -> bool:
+    return options.save or options.save_txt or options.save_crop or options.save_frames or options.show
+
+
+class _Progress:
+    """Console lines per picture, and a bar below them on a terminal when the source is long."""
+
+    def __init__(self, pictures: Source, options: PredictOptions):
+        self.verbose = options.verbose
+        self.bar = None
+        if options.verbose and sys.stderr.isatty() and pictures.total != 1:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=pictures.total, unit="img", leave=False)
+
+    def done(self, picture: Picture, result: Results, shape: tuple[int, ...]) -> None:
+        if self.verbose:
+            height, width = shape[2:]
+            line = f"{_label(picture)}: {height}x{width} {result.verbose()}{result.speed['inference']:.1f}ms"
+            if self.bar is None:
+                print(line, flush=True)
+            else:
+                self.bar.write(line, file=sys.stdout)
+        self._advance(picture)
+
+    def skipped(self, picture: Picture) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        LOGGER.warning("%s: skipped, %s", _label(picture), picture.error)
+        self._advance(picture)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _advance(self, picture: Picture) -> None:
+        """The bar counts files; frames of a video move it when the video ends."""
+        if self.bar is not None and (picture.kind == "image" or picture.frame == picture.frames):
+            self.bar.update()
+
+
+def _label(picture: Picture) -> str:
+    position = f"{picture.index}/{picture.total}" if picture.total else f"{picture.index}"
+    if picture.kind == "image":
+        return f"image {position} {picture.path}"
+    frame = f"{picture.frame}/{picture.frames}" if picture.frames else f"{picture.frame}"
+    return f"{picture.kind} {position} (frame {frame}) {picture.path}"
