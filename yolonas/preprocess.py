@@ -28,19 +28,20 @@ class Geometry:
     scale: tuple[float, float]  # network pixels per picture pixel, along (height, width)
 
     def boxes_to_picture(self, boxes: Any, *, clip: bool = True) -> Any:
-        """Maps xyxy boxes `(N, 4)` from the network's frame to the picture, in place for a NumPy array or torch tensor.
+        """Maps rows that begin with xyxy, `(N, 4 or more)`, from the network's frame to the picture, in place.
 
+        `boxes` is a NumPy array or a torch tensor.
         The padding is subtracted first, then the sides are divided by the scale, in the array's own dtype.
         `clip=True` limits them to the picture.
         """
         height, width = self.original
-        boxes[:, 0::2] -= self.left
-        boxes[:, 1::2] -= self.top
-        boxes[:, 0::2] *= 1.0 / self.scale[1]
-        boxes[:, 1::2] *= 1.0 / self.scale[0]
+        boxes[:, 0:4:2] -= self.left
+        boxes[:, 1:4:2] -= self.top
+        boxes[:, 0:4:2] *= 1.0 / self.scale[1]
+        boxes[:, 1:4:2] *= 1.0 / self.scale[0]
         if clip:
-            boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-            boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
+            boxes[:, 0:4:2] = boxes[:, 0:4:2].clip(0, width)
+            boxes[:, 1:4:2] = boxes[:, 1:4:2].clip(0, height)
         return boxes
 
 
