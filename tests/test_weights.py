@@ -1,0 +1,230 @@
+"""Names of models become files: here, in the weights folder, or from a mirror."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loopback_server import Site, serving
+
+from yolonas import download as download_module
+from yolonas import weights as weights_module
+from yolonas.checkpoint import checkpoint as checkpoint_module
+from yolonas.errors import CheckpointError, WeightsNotFoundError
+from yolonas.weights import MIRRORS, SHA256, Mirror, is_offline, resolve_weights, weights_folder
+
+SHAPES = {"heads.head1.stem.seq.conv.weight": (64, 1, 1, 1), "heads.head1.cls_pred.weight": (80, 1, 1, 1)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights folder; the working directory is an empty one beside it, and nothing can be downloaded."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("YOLONAS_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("YOLONAS_OFFLINE", "1")
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def mirrors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Site]]:
+    """Two mirrors on the loopback interface: one with a known hash, one whose files are checked by reading."""
+    monkeypatch.delenv("YOLONAS_OFFLINE")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download_module, "PAUSE", 0.0)
+    monkeypatch.setattr(checkpoint_module, "_shapes", lambda *_: SHAPES)
+    content = checkpoint_bytes(SHAPES)
+    with serving(content) as first, serving(content) as second:
+        table = (
+            Mirror(f"{first.url}/yolo_nas_{{v}}_coco.pth", "yolo_nas_{v}_coco.pth"),
+            Mirror(f"{second.url}/yolo_nas_{{v}}.pt", "yolo_nas_{v}.pt"),
+        )
+        monkeypatch.setattr(weights_module, "MIRRORS", table)
+        monkeypatch.setattr(weights_module, "SHA256", {"yolo_nas_s_coco.pth": hashlib.sha256(content).hexdigest()})
+        yield [first, second]
+
+
+def checkpoint_bytes(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"net": {key: torch.ones(shape) for key, shape in shapes.items()}}, buffer)
+    return buffer.getvalue()
+
+
+def touch(path: Path) -> Path:
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_existing_files_are_taken_as_they_are(folder: Path, tmp_path: Path):
+    path = touch(tmp_path / "my weights.bin")
+    assert resolve_weights(path) == path
+    assert resolve_weights(str(path)) == path
+    local = touch(Path("yolo_nas_s.pt"))
+    touch(folder / "yolo_nas_s.pt")
+    assert resolve_weights("yolo_nas_s.pt") == local
+
+
+def test_home_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = touch(tmp_path / "a.pt")
+    assert resolve_weights("~/a.pt") == path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("yolo_nas_s", "yolo-nas-s", "YOLO_NAS_S", "yolonas_s", "yolo_nas_s_coco", "yolo_nas_s.pt"),
+        *("yolo_nas_s.pth", "yolo_nas_s_coco.pth", "yolo-nas-s.safetensors", "yolo_nas_s.safetensors"),
+    ],
+)
+def test_names_of_the_same_weights(folder: Path, name: str):
+    path = touch(folder / "yolo_nas_s_coco.pth")
+    touch(folder / "yolo_nas_m_coco.pth")
+    assert resolve_weights(name) == path
+
+
+def test_order_of_places(folder: Path):
+    other = touch(folder / "yolo_nas_s_coco.pth")
+    assert resolve_weights("yolo_nas_s.pt") == other
+    exact = touch(folder / "yolo_nas_s.pt")
+    assert resolve_weights("yolo_nas_s.pt") == exact
+    local = touch(Path("yolo_nas_s_coco.pth"))
+    assert resolve_weights("yolo_nas_s.pt") == exact  # a name with a suffix means that file
+    assert resolve_weights("yolo_nas_s") == local
+    named = touch(Path("yolo_nas_s"))
+    assert resolve_weights("yolo_nas_s") == named
+
+
+def test_other_files_in_the_weights_folder(folder: Path):
+    path = touch(folder / "cells.safetensors")
+    assert resolve_weights("cells.safetensors") == path
+
+
+def test_weights_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("YOLONAS_WEIGHTS", "~/w")
+    assert weights_folder() == Path.home() / "w"
+    monkeypatch.delenv("YOLONAS_WEIGHTS")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights_folder() == tmp_path / "yolonas" / "weights"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert weights_folder() == Path.home() / ".cache" / "yolonas" / "weights"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert weights_folder() == Path.home() / "Library" / "Caches" / "yolonas" / "weights"
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    assert weights_folder() == tmp_path / "yolonas" / "weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("yolo_nas_x", r"'yolo_nas_x' does not exist; did you mean .*yolo_nas_"),
+        ("resnet.pt", "known models are yolo_nas_s, yolo_nas_m, yolo_nas_l"),
+        ("yolo_nas_s.onnx", "weights files mostly end in .pt, .pth, .ckpt, .safetensors; did you mean .*yolo_nas_s"),
+        ("yolo_nas_pose_s", "pose networks are not supported"),
+        ("cels.pt", r"did you mean cells\.pt"),
+        ("sub/cels.pt", r"'sub/cels.pt' does not exist; did you mean cells\.pt"),
+        ("nowhere/a.pt", "nor does its folder nowhere"),
+        ("sub", r"name must be a file, got the folder 'sub'; it holds cells\.pt"),
+        ("sub/", "got the folder"),
+        (".", "got the folder"),
+        ("", "must be a path or one of yolo_nas_s"),
+        ("a\0b", "must be a path or one of"),
+    ],
+)
+def test_names_without_a_file(folder: Path, name: str, reason: str):
+    touch(folder / "cells.pt")
+    Path("sub").mkdir()
+    touch(Path("sub/cells.pt"))
+    with pytest.raises(WeightsNotFoundError, match=reason) as caught:
+        resolve_weights(name)
+    assert isinstance(caught.value, CheckpointError)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a.pt"])
+def test_names_of_other_types(folder: Path, name: Any):
+    with pytest.raises(TypeError):
+        resolve_weights(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipe_is_not_opened(folder: Path):
+    os.mkfifo("pipe.pt")
+    with pytest.raises(WeightsNotFoundError, match="must be a regular file"):
+        resolve_weights("pipe.pt")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "Yes"])
+def test_offline(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("YOLONAS_OFFLINE", value)
+    monkeypatch.setattr(weights_module, "download", None)
+    with pytest.raises(WeightsNotFoundError) as caught:
+        resolve_weights("yolo_nas_m")
+    text = str(caught.value)
+    assert "YOLONAS_OFFLINE" in text
+    assert f"Put yolo_nas_m_coco.pth (or yolo_nas_m.pt, yolo_nas_m.safetensors) into {folder}" in text
+    assert all(mirror.url.format(v="m") in text for mirror in MIRRORS)
+
+
+@pytest.mark.parametrize(("value", "offline"), [("", False), ("0", False), ("no", False), ("1", True), ("on", True)])
+def test_is_offline(monkeypatch: pytest.MonkeyPatch, value: str, offline: bool):
+    monkeypatch.setenv("YOLONAS_OFFLINE", value)
+    assert is_offline() == offline
+
+
+def test_table_of_mirrors():
+    assert all(mirror.url.startswith("https://") and "{v}" in mirror.url for mirror in MIRRORS)
+    assert sorted(SHA256) == [f"yolo_nas_{v}_coco.pth" for v in "lms"]
+    assert {mirror.file.format(v="s") for mirror in MIRRORS} >= {"yolo_nas_s_coco.pth", "yolo_nas_s.pt"}
+
+
+def test_download(mirrors: list[Site], folder: Path):
+    path = resolve_weights("yolo_nas_s.pt")
+    assert path == folder / "yolo_nas_s_coco.pth"
+    assert path.read_bytes() == mirrors[0].content
+    assert resolve_weights("yolo_nas_s") == path
+    assert len(mirrors[0].requests) == 1
+    assert mirrors[1].requests == []
+
+
+def test_next_mirror(mirrors: list[Site], folder: Path):
+    mirrors[0].content = mirrors[0].content[:-1] + b"?"  # the hash does not match
+    assert resolve_weights("yolo_nas_s") == folder / "yolo_nas_s.pt"
+    assert not (folder / "yolo_nas_s_coco.pth").exists()
+
+
+def test_file_without_known_hash_must_be_the_right_network(mirrors: list[Site], folder: Path):
+    mirrors[0].statuses = [403]
+    with pytest.raises(WeightsNotFoundError, match="it holds YOLO-NAS S, not M"):
+        resolve_weights("yolo_nas_m")
+    assert [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] == []
+
+
+def test_no_mirror_answers(mirrors: list[Site], folder: Path):
+    mirrors[0].statuses = [403]
+    mirrors[1].content = b"<html>sold</html>"
+    with pytest.raises(WeightsNotFoundError) as caught:
+        resolve_weights("yolo_nas_s")
+    text = str(caught.value)
+    assert "no mirror gave it" in text
+    assert f"tried {mirrors[0].url}/yolo_nas_s_coco.pth answered 403 Forbidden" in text
+    assert f"tried {mirrors[1].url}/yolo_nas_s.pt answered with a web page" in text
+    assert f"into {folder}" in text
+
+
+def test_weights_folder_that_cannot_be_written(mirrors: list[Site], folder: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(folder / "file")
+    monkeypatch.setenv("YOLONAS_WEIGHTS", str(folder / "file"))
+    with pytest.raises(WeightsNotFoundError, match="set YOLONAS_WEIGHTS to a folder that can be written"):
+        resolve_weights("yolo_nas_s")
+    assert mirrors[1].requests == []
