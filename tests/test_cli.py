@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 from recipe_checkpoint import write
 
+import yolonas
 from yolonas import __version__
 from yolonas.cli import UsageError, parse
 
+# The package under test, wherever the command runs.
+ENVIRONMENT = {**os.environ, "YOLONAS_OFFLINE": "1", "PYTHONPATH": str(Path(yolonas.__file__).resolve().parents[1])}
+
 
 def run(*words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "YOLONAS_OFFLINE": "1", **variables}
     command = [sys.executable, "-m", "yolonas", *map(str, words)]
+    environment = {**ENVIRONMENT, **variables}
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
@@ -159,7 +163,8 @@ def test_ctrl_c_leaves_whole_files(checkpoint: Path, tmp_path: Path) -> None:
         video.write(np.zeros((120, 160, 3), np.uint8))
     video.release()
     command = [sys.executable, "-m", "yolonas", "predict", f"model={checkpoint}", f"source={path}", "imgsz=320"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes)
     assert process.stdout is not None
     for line in process.stdout:
         if "(frame 5/600)" in line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,12 @@ def test_model_is_the_module(module: YoloNAS) -> None:
 def test_save_and_load(module: YoloNAS, tmp_path: Path) -> None:
     detector = NAS(module, names={0: "a", 1: "b", 2: "ü"})
     detector.preprocess = detector.preprocess.with_size((320, 416))
-    detector.conf = 0.3
+    detector.settings = replace(detector.settings, conf=0.3, multi_label=False)
     path = detector.save(tmp_path / "m.safetensors")
     again = NAS(path)
     assert again.names == detector.names
     assert again.preprocess == detector.preprocess
-    assert (again.conf, again.iou, again.top_k) == (0.3, 0.7, 1024)
+    assert again.settings == detector.settings
     assert again.ckpt_path == path
     for (name, one), (other_name, other) in zip(
         module.state_dict().items(), again.model.state_dict().items(), strict=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_real_cells_reach_the_published_accuracy(
     annotations = shared / "data" / "bccd" / "annotations" / "instances_val.json"
     images = json.loads(annotations.read_text())["images"]
     folder = shared / "data" / "bccd" / "images" / "val"
-    monkeypatch.setattr(cells, "top_k", 1000)
+    monkeypatch.setattr(cells, "settings", replace(cells.settings, top_k=1000))
     results = []
     for image in images:
         array = cv2.imread(str(folder / image["file_name"]))
@@ -107,7 +108,7 @@ def test_the_checkpoint_says_how_to_prepare_the_picture(cells: NAS) -> None:
     assert cells.preprocess.size == (288, 288)
     assert cells.preprocess.fit == (284, 284)
     assert cells.names == {0: "RBC", 1: "WBC", 2: "Platelets"}
-    assert (cells.conf, cells.iou) == (0.25, 0.7)
+    assert (cells.settings.conf, cells.settings.iou) == (0.25, 0.7)
 
 
 def test_detections_are_those_of_the_network(recipe: NAS, picture: np.ndarray) -> None:

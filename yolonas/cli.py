@@ -115,6 +115,7 @@ def predict(values: dict[str, Any]) -> int:
     if values.get("verbose", True):
         print(_headline())
     detector = NAS(model)
+    detector.fuse()
     if values.get("verbose", True):
         detector.info()
     found = 0
@@ -187,7 +188,7 @@ def checks(values: dict[str, Any]) -> int:
     print(f"{'threads':<14} {build['threads']}")
     print(f"{'compiler':<14} {build['compiler']}")
     architectures = build["cuda_architectures"]
-    print(f"{'cuda kernels':<14} {'not built' if architectures is None else architectures}")
+    print(f"{'cuda kernels':<14} {'not built' if architectures is None else ', '.join(architectures)}")
     import torch
 
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "torch sees none"

@@ -36,6 +36,19 @@ COCO_NAMES: tuple[str, ...] = (
 
 
 @dataclass(frozen=True)
+class DetectSettings:
+    """What becomes a detection. The defaults are those of the published COCO weights."""
+
+    conf: float = 0.25  # lowest score, 0..1
+    iou: float = 0.7  # boxes that overlap a better one more than this are dropped, 0..1
+    top_k: int = 1024  # pairs of anchor and class per picture before suppression
+    max_det: int = 300  # boxes per picture
+    multi_label: bool = True  # one anchor may be reported for several classes
+    agnostic: bool = False  # boxes of different classes suppress each other
+    classes: tuple[int, ...] | None = None  # only these; None: all
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One CSP stage of the backbone or the neck."""
 

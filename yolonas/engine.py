@@ -6,27 +6,14 @@ keep its interface.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from . import ops
+from .config import DetectSettings
 from .nn import YoloNAS, fuse_
-
-
-@dataclass(frozen=True)
-class DetectSettings:
-    """What becomes a detection."""
-
-    conf: float
-    iou: float
-    top_k: int
-    max_det: int
-    multi_label: bool
-    agnostic: bool
-    classes: tuple[int, ...] | None  # None: all
 
 
 class TorchEngine:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import COCO_NAMES, VARIANTS
+from .config import COCO_NAMES, VARIANTS, DetectSettings
 from .preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class NAS:
     Attributes:
         model: the network, a `torch.nn.Module`. In eval mode `model(x)` with float `(N, 3, H, W)` gives
             boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`.
-        names: class names by number. preprocess: the input convention. conf, iou, top_k: the thresholds that the file
-            says.
+        names: class names by number. preprocess: the input convention. settings: the thresholds that the file says.
         ckpt_path: the file, or None. predictor: the latest `predict` run, or None.
 
     Raises:
@@ -123,7 +122,7 @@ class NAS:
             self._engine_for(chosen.device, half=chosen.quantize == "fp16"),
             preprocess,
             names,
-            settings_of(chosen, self.conf, self.iou, self.top_k),
+            settings_of(chosen, self.settings),
             chosen,
             self._run_callbacks,
         )
@@ -155,7 +154,14 @@ class NAS:
         self.model = load_model(checkpoint)
         self.names = dict(checkpoint.names)
         self.preprocess = checkpoint.preprocess
-        self.conf, self.iou, self.top_k = checkpoint.conf, checkpoint.iou, checkpoint.top_k
+        self.settings = DetectSettings(
+            checkpoint.conf,
+            checkpoint.iou,
+            checkpoint.top_k,
+            checkpoint.max_det,
+            checkpoint.multi_label,
+            checkpoint.agnostic,
+        )
         self.ckpt_path: Path | None = path
         self._engine = None
         for note in checkpoint.notes:
@@ -176,9 +182,12 @@ class NAS:
             self.model,
             names=self.names,
             preprocess=self.preprocess,
-            conf=self.conf,
-            iou=self.iou,
-            top_k=self.top_k,
+            conf=self.settings.conf,
+            iou=self.settings.iou,
+            top_k=self.settings.top_k,
+            max_det=self.settings.max_det,
+            multi_label=self.settings.multi_label,
+            agnostic=self.settings.agnostic,
         )
         return path
 
@@ -262,7 +271,7 @@ class NAS:
         self.model = module
         self.names = {index: str(name) for index, name in by_number.items()}
         self.preprocess = Preprocess()
-        self.conf, self.iou, self.top_k = 0.25, 0.7, 1024
+        self.settings = DetectSettings()
         self.ckpt_path = None
 
     def _engine_for(self, device: Any, *, half: bool) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import ops
-from .engine import DetectSettings
+from .config import DetectSettings
 from .errors import SourceError
 from .options import anything, build, class_list, flag, fraction, image_size, one_of, option, text, whole
 from .preprocess import Geometry, Preprocess
@@ -295,16 +295,18 @@ class Predictor:
 _STAGES = ("preprocess", "inference", "postprocess")
 
 
-def settings_of(options: PredictOptions, conf: float, iou: float, top_k: int) -> DetectSettings:
-    """Detection settings: the user's where given, else the checkpoint's `conf`, `iou`, `top_k`."""
-    multi_label = options.multi_label if options.multi_label is not None else options.protocol == "sg"
+def settings_of(options: PredictOptions, base: DetectSettings) -> DetectSettings:
+    """Detection settings: the user's where given, else the checkpoint's."""
+    multi_label = options.multi_label
+    if multi_label is None:
+        multi_label = base.multi_label and options.protocol == "sg"
     return DetectSettings(
-        conf=conf if options.conf is None else options.conf,
-        iou=iou if options.iou is None else options.iou,
-        top_k=max(top_k, options.max_det),
+        conf=base.conf if options.conf is None else options.conf,
+        iou=base.iou if options.iou is None else options.iou,
+        top_k=max(base.top_k, options.max_det),
         max_det=options.max_det,
         multi_label=multi_label,
-        agnostic=options.agnostic_nms,
+        agnostic=base.agnostic or options.agnostic_nms,
         classes=options.classes,
     )
 
