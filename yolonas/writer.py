@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .runs import UniqueStems, run_folder, write_image
+from .window import show_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,10 @@ class RunWriter:
             if options.save_crop:
                 self._queue(self._pictures, result.save_crop, self.folder / "crops", label)
         if options.show:
-            result.show(**self._drawing())
+            if picture.kind == "image":
+                result.show(**self._drawing())  # until a key is pressed
+            else:
+                show_image(result.plot(**self._drawing()), result.path, wait_ms=1)
 
     def finish(self) -> None:
         """Waits until everything is written and closes the videos."""

@@ -1,0 +1,68 @@
+"""The README's Python blocks run, its shell commands parse, and what it says of files is so."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from recipe_checkpoint import write
+
+from yolonas.cli import parse
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL_LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples name: weights, a picture, a short video."""
+    folder = tmp_path_factory.mktemp("readme")
+    write(folder / "yolo_nas_s.safetensors").rename(folder / "yolo_nas_s.pt")  # the content decides, not the name
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    cv2.imwrite(str(folder / "bus.jpg"), picture)
+    video = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 96))
+    for _ in range(3):
+        video.write(picture)
+    video.release()
+    (folder / "clip.avi").rename(folder / "traffic.mp4")
+    return folder
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
+def test_python_blocks_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_there_are_blocks() -> None:
+    assert PYTHON_BLOCKS
+    assert any(line.startswith("yolonas predict") for line in SHELL_LINES)
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("yolonas ")])
+def test_shell_lines_parse(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    assert parse(words)[0] == words[0]
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    assert "python3 dev.py test" in README
+    assert "python3 dev.py test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_version_stands_once() -> None:
+    import yolonas
+
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{yolonas.__version__}"' in project
