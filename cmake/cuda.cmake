@@ -1,1 +1,53 @@
-# placeholder
+# The module yolonas._cuda: built when YOLONAS_CUDA is ON, or AUTO and a CUDA compiler of at least 11.8 works.
+# Architectures: -DCMAKE_CUDA_ARCHITECTURES=90 or the environment's CUDAARCHS, else the list below.
+
+set(YOLONAS_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90)  # machine code for each, the newest as PTX too
+set(YOLONAS_CUDA_OLDEST_COMPILER 11.8)  # the first that knows all of them (and cudaLaunchKernelEx)
+
+if(NOT YOLONAS_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "YOLONAS_CUDA must be AUTO, ON or OFF, got '${YOLONAS_CUDA}'")
+endif()
+if(YOLONAS_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA module: off (YOLONAS_CUDA=OFF)")
+  return()
+endif()
+
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
+  set(CMAKE_CUDA_ARCHITECTURES ${YOLONAS_CUDA_ARCHITECTURES})
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS YOLONAS_CUDA_OLDEST_COMPILER)
+    set(YOLONAS_CUDA_REFUSED
+        "${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} is older than ${YOLONAS_CUDA_OLDEST_COMPILER}")
+  endif()
+else()
+  set(YOLONAS_CUDA_REFUSED "no working CUDA compiler found (set CUDACXX or CMAKE_CUDA_COMPILER to nvcc)")
+endif()
+if(YOLONAS_CUDA_REFUSED)
+  if(YOLONAS_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "YOLONAS_CUDA=ON: ${YOLONAS_CUDA_REFUSED}")
+  endif()
+  message(STATUS "CUDA module: not built, ${YOLONAS_CUDA_REFUSED}")
+  return()
+endif()
+message(STATUS "CUDA module: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+
+pybind11_add_module(_cuda MODULE NO_EXTRAS
+  csrc/bindings/module_cuda.cpp csrc/bindings/tensor_arg.cpp
+  csrc/cuda/letterbox.cpp csrc/cuda/post.cpp csrc/cuda/quantize.cpp
+  csrc/cuda/decode.cu csrc/cuda/device.cu csrc/cuda/fake_quantize.cu csrc/cuda/letterbox.cu csrc/cuda/nms.cu)
+yolonas_options(_cuda)
+set_target_properties(_cuda PROPERTIES
+  CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
+  CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+# As on the CPU: no contraction, so that the twins agree bit for bit; kernels ask for FMA by name.
+target_compile_options(_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${YOLONAS_WERROR}>>:-Werror=all-warnings -Xcompiler=-Werror>)
+# The static runtime stays private: torch brings another copy of it into the same process.
+target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
+target_link_libraries(_cuda PRIVATE yolonas_core Threads::Threads)
+install(TARGETS _cuda LIBRARY DESTINATION yolonas)

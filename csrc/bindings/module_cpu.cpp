@@ -4,8 +4,10 @@
 
 #include <array>
 #include <memory>
-#include <optional>
+#include <string>
+#include <vector>
 
+#include "bindings/gil.h"
 #include "bindings/tensor_arg.h"
 #include "core/parallel.h"
 #include "cpu/conv2d.h"
@@ -19,11 +21,21 @@ namespace py = pybind11;
 namespace yolonas::bindings {
 namespace {
 
-TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
-  TensorArg tensor(object, op, argument);
+void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
   YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
            name(tensor.view().device), ":", tensor.view().device_index);
+}
+
+TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
+  TensorArg tensor(object, op, argument);
+  check_on_cpu(tensor, op, argument);
   return tensor;
+}
+
+std::vector<TensorArg> list_on_cpu(const py::sequence& objects, const char* op, const char* argument) {
+  std::vector<TensorArg> list = tensor_list(objects, op, argument);
+  for (const TensorArg& tensor : list) check_on_cpu(tensor, op, argument);
+  return list;
 }
 
 std::unique_ptr<TensorArg> optional_on_cpu(const py::object& object, const char* op, const char* argument) {
@@ -51,7 +63,7 @@ void bind_letterbox(py::module_& module) {
           params.mean[c] = static_cast<float>(mean[static_cast<std::size_t>(c)]);
           params.divisor[c] = static_cast<float>(divisor[static_cast<std::size_t>(c)]);
         }
-        py::gil_scoped_release release;
+        const GilRelease release;
         cpu::letterbox(image_arg.view(), out_arg.view(), params);
       },
       py::arg("image"), py::arg("out"), py::kw_only(), py::arg("resized_h"), py::arg("resized_w"), py::arg("top"),
@@ -64,10 +76,10 @@ void bind_post(py::module_& module) {
       "decode",
       [](const py::sequence& cls, const py::sequence& reg, const std::vector<double>& strides, bool channels_last,
          const py::object& boxes, const py::object& scores) {
-        const auto cls_args = tensor_list(cls, "decode", "class output"),
-                   reg_args = tensor_list(reg, "decode", "box output");
+        const auto cls_args = list_on_cpu(cls, "decode", "class output"),
+                   reg_args = list_on_cpu(reg, "decode", "box output");
         const TensorArg boxes_arg = on_cpu(boxes, "decode", "boxes"), scores_arg = on_cpu(scores, "decode", "scores");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const HeadOutputs heads = check_heads("decode", views(cls_args), views(reg_args), strides, channels_last);
         cpu::decode(heads, boxes_arg.view(), scores_arg.view());
       },
@@ -80,11 +92,11 @@ void bind_post(py::module_& module) {
          double conf, std::int64_t top_k, bool multi_label, const py::object& class_mask, const py::object& boxes,
          const py::object& scores, const py::object& classes, const py::object& counts) {
         const char* op = "decode_candidates";
-        const auto cls_args = tensor_list(cls, op, "class output"), reg_args = tensor_list(reg, op, "box output");
+        const auto cls_args = list_on_cpu(cls, op, "class output"), reg_args = list_on_cpu(reg, op, "box output");
         const auto mask = optional_on_cpu(class_mask, op, "class_mask");
         const TensorArg boxes_arg = on_cpu(boxes, op, "boxes"), scores_arg = on_cpu(scores, op, "scores"),
                         classes_arg = on_cpu(classes, op, "classes"), counts_arg = on_cpu(counts, op, "counts");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const HeadOutputs heads = check_heads(op, views(cls_args), views(reg_args), strides, channels_last);
         CandidateParams params{static_cast<float>(conf), top_k, multi_label, nullptr};
         check_candidate_params(op, params, heads.classes, view_or_null(mask));
@@ -107,7 +119,7 @@ void bind_post(py::module_& module) {
                         candidates_arg = on_cpu(candidate_counts, op, "counts"),
                         detections_arg = on_cpu(detections, op, "detections"),
                         counts_arg = on_cpu(counts, op, "result counts");
-        py::gil_scoped_release release;
+        const GilRelease release;
         cpu::nms_candidates(boxes_arg.view(), scores_arg.view(), classes_arg.view(), candidates_arg.view(),
                             {static_cast<float>(iou), max_det, agnostic}, detections_arg.view(), counts_arg.view());
       },
@@ -124,7 +136,7 @@ void bind_post(py::module_& module) {
                         detections_arg = on_cpu(detections, op, "detections"),
                         counts_arg = on_cpu(counts, op, "counts");
         const auto mask = optional_on_cpu(class_mask, op, "class_mask");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const TensorView& score_view = scores_arg.view();
         CandidateParams params{static_cast<float>(conf), top_k, multi_label, nullptr};
         check_candidate_params(op, params, score_view.rank == 3 ? score_view.shape[2] : 0, view_or_null(mask));
@@ -144,7 +156,7 @@ void bind_quantize(py::module_& module) {
         const char* op = "fake_quantize";
         const TensorArg x_arg = on_cpu(x, op, "x"), scale_arg = on_cpu(scale, op, "scale"),
                         out_arg = on_cpu(out, op, "out");
-        py::gil_scoped_release release;
+        const GilRelease release;
         cpu::fake_quantize(x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max}, out_arg.view());
       },
       py::arg("x"), py::arg("scale"), py::arg("out"), py::kw_only(), py::arg("axis"), py::arg("quant_min"),
@@ -156,7 +168,7 @@ void bind_quantize(py::module_& module) {
         const char* op = "fake_quantize_backward";
         const TensorArg grad_arg = on_cpu(grad, op, "grad"), x_arg = on_cpu(x, op, "x"),
                         scale_arg = on_cpu(scale, op, "scale"), out_arg = on_cpu(out, op, "out");
-        py::gil_scoped_release release;
+        const GilRelease release;
         cpu::fake_quantize_backward(grad_arg.view(), x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max},
                                     out_arg.view());
       },
@@ -174,7 +186,7 @@ void bind_conv2d(py::module_& module) {
                         out_arg = on_cpu(out, op, "out");
         const auto bias_arg = optional_on_cpu(bias, op, "bias"),
                    residual_arg = optional_on_cpu(residual, op, "residual");
-        py::gil_scoped_release release;
+        const GilRelease release;
         cpu::conv2d_bias_act(x_arg.view(), weight_arg.view(), view_or_null(bias_arg), view_or_null(residual_arg),
                              {stride, padding, relu, static_cast<float>(residual_scale)}, out_arg.view());
       },
@@ -194,6 +206,7 @@ PYBIND11_MODULE(_cpu, module) {
   bind_quantize(module);
   bind_conv2d(module);
   module.def("isa", []() { return yolonas::cpu::kernels().isa; });
+  module.def("_use_isa", [](const std::string& name) { yolonas::cpu::use_isa(name.c_str()); }, py::arg("name"));
   module.def("available_isas", []() { return yolonas::cpu::available_isas(); });
   module.def("num_threads", []() { return yolonas::num_threads(); });
   module.def("set_num_threads", &yolonas::set_num_threads, py::arg("count"));

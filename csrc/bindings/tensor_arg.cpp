@@ -106,12 +106,20 @@ void TensorArg::from_buffer(const char* op, const char* argument) {
   view_.data = buffer_.buf;
   view_.rank = buffer_.ndim;
   view_.writable = !buffer_.readonly;
-  for (int axis = 0; axis < buffer_.ndim; ++axis) {
+  YN_CHECK_TYPE(buffer_.ndim == 0 || buffer_.shape, op, ": ", argument, " must tell its shape; pass an array");
+  // Strides were asked for, but some exporters (ctypes, NumPy's datetime scalars) leave them out: C order then.
+  std::uint64_t expected = 1;
+  for (int axis = buffer_.ndim - 1; axis >= 0; --axis) {
     view_.shape[axis] = buffer_.shape[axis];
+    view_.stride[axis] = static_cast<std::int64_t>(expected);
+    expected *= static_cast<std::uint64_t>(buffer_.shape[axis]);
+    if (!buffer_.strides) continue;
     YN_CHECK(buffer_.strides[axis] % buffer_.itemsize == 0, op, ": ", argument,
              " must have strides that are whole elements; pass a contiguous copy");
     view_.stride[axis] = buffer_.strides[axis] / buffer_.itemsize;
   }
+  YN_CHECK(buffer_.strides || view_.numel() * buffer_.itemsize <= buffer_.len, op, ": ", argument, " of shape ",
+           shape_text(view_), " must have that many elements, got ", buffer_.len, " bytes");
 }
 
 void TensorArg::from_dlpack(const py::handle& object, const char* op, const char* argument) {
@@ -151,7 +159,10 @@ TensorArg::~TensorArg() {
 std::vector<TensorArg> tensor_list(const py::sequence& objects, const char* op, const char* argument) {
   std::vector<TensorArg> list;
   list.reserve(objects.size());
-  for (const py::handle object : objects) list.emplace_back(object, op, argument);
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    const py::object object = objects[i];  // owned: not every sequence keeps the items that it hands out
+    list.emplace_back(object, op, argument);
+  }
   return list;
 }
 

@@ -19,4 +19,9 @@ std::string env_num_threads() {
   return own.empty() ? read("OMP_NUM_THREADS") : own;
 }
 
+bool env_cuda_sync() {
+  const std::string value = read("YOLONAS_CUDA_SYNC");
+  return !value.empty() && value != "0";
+}
+
 }  // namespace yolonas

@@ -8,5 +8,6 @@ namespace yolonas {
 // Empty if unset.
 std::string env_cpu_isa();      // YOLONAS_CPU_ISA: force a CPU variant by name
 std::string env_num_threads();  // YOLONAS_NUM_THREADS, else OMP_NUM_THREADS
+bool env_cuda_sync();           // YOLONAS_CUDA_SYNC: set and not "0", wait for every kernel after its launch
 
 }  // namespace yolonas

@@ -48,6 +48,10 @@ std::size_t size_of(DType dtype) noexcept {
 }
 
 std::int64_t TensorView::numel() const noexcept {
+  // Empty first: the other sides of an empty tensor may be so long that their product overflows.
+  for (int axis = 0; axis < rank; ++axis) {
+    if (shape[axis] == 0) return 0;
+  }
   std::int64_t count = 1;
   for (int axis = 0; axis < rank; ++axis) count *= shape[axis];
   return count;

@@ -1,4 +1,5 @@
 // Tables best first; the choice is made once.
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -32,8 +33,6 @@ const Candidate kCandidates[] = {
     {&generic::kTable, []() noexcept { return true; }},
 };
 
-}  // namespace
-
 const CpuKernels& kernels_by_name(const char* isa) {
   for (const Candidate& candidate : kCandidates) {
     if (std::strcmp(candidate.table->isa, isa) != 0) continue;
@@ -44,6 +43,22 @@ const CpuKernels& kernels_by_name(const char* isa) {
   YN_CHECK(false, "YOLONAS_CPU_ISA: must be one of ", available_isas(), ", got '", isa, "'");
   return generic::kTable;
 }
+
+const CpuKernels& first_choice() {
+  const std::string forced = env_cpu_isa();
+  if (!forced.empty()) return kernels_by_name(forced.c_str());
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.runs_here()) return *candidate.table;
+  }
+  return generic::kTable;
+}
+
+std::atomic<const CpuKernels*>& chosen() {
+  static std::atomic<const CpuKernels*> table{&first_choice()};
+  return table;
+}
+
+}  // namespace
 
 const char* available_isas() {
   static const std::string list = [] {
@@ -56,16 +71,8 @@ const char* available_isas() {
   return list.c_str();
 }
 
-const CpuKernels& kernels() {
-  static const CpuKernels& chosen = []() -> const CpuKernels& {
-    const std::string forced = env_cpu_isa();
-    if (!forced.empty()) return kernels_by_name(forced.c_str());
-    for (const Candidate& candidate : kCandidates) {
-      if (candidate.runs_here()) return *candidate.table;
-    }
-    return generic::kTable;
-  }();
-  return chosen;
-}
+const CpuKernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
+
+void use_isa(const char* isa) { chosen().store(&kernels_by_name(isa), std::memory_order_relaxed); }
 
 }  // namespace yolonas::cpu

@@ -58,7 +58,8 @@ struct CpuKernels {
   std::int64_t (*collect_greater_f32)(const float* x, std::int64_t n, float threshold, std::int32_t* index,
                                       float* value);
 
-  // y[i] = 1 / (1 + exp(-x[i])), within 3 ulp; NaN stays NaN. In place allowed.
+  // y[i] = 1 / (1 + exp(-x[i])), within 3 ulp, and 0 for x[i] < -87; NaN stays NaN. In place allowed. A value does not
+  // depend on its position in x.
   void (*sigmoid_f32)(const float* x, float* y, std::int64_t n);
 
   // Expectation of a softmax over 17 bins with values 0..16, for eight distributions side by side (DFL, Li et al.
@@ -78,7 +79,8 @@ struct CpuKernels {
                           std::int64_t max_kept, std::int32_t* keep, float* workspace);
 
   // y[i] = (clamp(rint(x[i] * inv_s), qmin, qmax)) * s with s = scale[i * scale_step], inv_s = 1 / s; scale_step is 0
-  // (one scale) or 1 (one per element). Ties to even. In place allowed. NaN gives qmin * s, as torch's CPU kernel.
+  // (one scale) or 1 (one per element). Ties to even, never -0. In place allowed. NaN gives qmin * s, as torch's CPU
+  // kernel.
   void (*fake_quantize_f32)(const float* x, const float* scale, std::int64_t scale_step, std::int64_t n, float qmin,
                             float qmax, float* y);
 
@@ -93,20 +95,22 @@ struct CpuKernels {
                             std::int64_t block_begin, std::int64_t block_end);
 };
 
-inline constexpr int kDflBins = 17;
-inline constexpr int kConvBlock = 16;
+// Internal linkage on purpose: an inline function that is not inlined (-O0) would be a weak symbol of the files built
+// for an instruction set, and the linker could give that copy to everyone.
+constexpr int kDflBins = 17;
+constexpr int kConvBlock = 16;
 
-inline std::int64_t letterbox_row_stride(const LetterboxArgs& args) { return (args.resized_w + 31) / 16 * 16; }
-inline std::int64_t letterbox_workspace(const LetterboxArgs& args) { return 6 * letterbox_row_stride(args); }
-inline std::int64_t nms_workspace(std::int64_t max_kept) { return 6 * ((max_kept + 15) / 8 * 8); }
+static inline std::int64_t letterbox_row_stride(const LetterboxArgs& args) { return (args.resized_w + 31) / 16 * 16; }
+static inline std::int64_t letterbox_workspace(const LetterboxArgs& args) { return 6 * letterbox_row_stride(args); }
+static inline std::int64_t nms_workspace(std::int64_t max_kept) { return 6 * ((max_kept + 15) / 8 * 8); }
 
 // The table in use: the one named by YOLONAS_CPU_ISA, else the fastest that this processor can run. Chosen on the first
 // call; throws std::invalid_argument for a name that does not exist or cannot run here, with the list of those that
 // can.
 const CpuKernels& kernels();
 
-// A table by name (same errors), for tests that compare them.
-const CpuKernels& kernels_by_name(const char* isa);
+// Changes the table in use, from the next op on; same errors. For tests, which run every table in one process.
+void use_isa(const char* isa);
 
 // Names that can run here, best first, separated by ", ".
 const char* available_isas();

@@ -39,7 +39,8 @@ void letterbox(const TensorView& image, const TensorView& out, const LetterboxPa
   const CpuKernels& table = kernels();
   const std::int64_t workspace = letterbox_workspace(args);
   // One piece of rows a thread, each with its own workspace.
-  const std::int64_t grain = (args.frame_h + num_threads() - 1) / num_threads();
+  const std::int64_t threads = num_threads();  // read once: another thread may change it
+  const std::int64_t grain = (args.frame_h + threads - 1) / threads;
   const std::int64_t pieces = (args.frame_h + grain - 1) / grain;
   std::vector<std::int16_t> buffer(static_cast<std::size_t>(workspace * pieces));
   parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {

@@ -1,146 +1,16 @@
-// Candidates are 64-bit keys, score descending then index ascending, so that one plain integer order serves the top-k
-// cut and the sort.
+// Boxes and scores from head outputs, and suppression, split over threads.
 #include "cpu/post.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "core/parallel.h"
+#include "cpu/candidates.h"
 #include "cpu/kernels.h"
 
 namespace yolonas::cpu {
 namespace {
-
-using Key = std::uint64_t;
-constexpr std::int64_t kPiece = 2048;  // elements scanned per call: index and value buffers stay in the L1 cache
-
-// Scores are >= 0, where IEEE bits grow with the value; inverted they sort descending.
-Key make_key(float score, std::int64_t index) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &score, sizeof bits);
-  return static_cast<Key>(~bits) << 32 | static_cast<std::uint32_t>(index);
-}
-
-float key_score(Key key) {
-  const std::uint32_t bits = ~static_cast<std::uint32_t>(key >> 32);
-  float score = 0;
-  std::memcpy(&score, &bits, sizeof score);
-  return score;
-}
-
-std::int64_t key_index(Key key) { return static_cast<std::uint32_t>(key); }
-
-// Keeps the best `count` keys, sorted.
-void keep_best(std::vector<Key>& keys, std::int64_t count) {
-  if (static_cast<std::int64_t>(keys.size()) > count) {
-    std::nth_element(keys.begin(), keys.begin() + count, keys.end());
-    keys.resize(static_cast<std::size_t>(count));
-  }
-  std::sort(keys.begin(), keys.end());
-}
-
-// A logit that no score above conf can lie below: sigmoid's inverse, less a margin for its rounding.
-float logit_floor(float conf) {
-  if (conf <= 0.0f) return -INFINITY;
-  if (conf >= 1.0f) return 14.0f;  // sigmoid rounds to 1 from about 16.6 on
-  const double p = conf, logit = std::log(p / (1.0 - p));
-  // An error of a few ulp in the score is 1 / (p (1 - p)) times that in the logit.
-  return static_cast<float>(std::min(logit, 15.0) - 1e-3 - 1e-5 * std::abs(logit) - 1e-6 / (1.0 - p));
-}
-
-// Turns positions and values found in a piece into keys. `index_of` maps a position to anchor * classes + class.
-class Collector {
- public:
-  Collector(const CpuKernels& table, const CandidateParams& params, std::int64_t classes, bool logits,
-            std::vector<Key>& keys)
-      : table_(table), params_(params), classes_(classes), logits_(logits), keys_(keys) {
-    scan_floor_ = logits ? logit_floor(params.conf) : std::nextafter(params.conf, -1.0f);
-  }
-
-  // x[0..n): values of consecutive positions.
-  template <class IndexOf>
-  void scan(const float* x, std::int64_t n, IndexOf index_of) {
-    for (std::int64_t begin = 0; begin < n; begin += kPiece) {
-      const std::int64_t length = std::min(kPiece, n - begin);
-      const std::int64_t found = table_.collect_greater_f32(x + begin, length, scan_floor_, position_, value_);
-      if (found == 0) continue;
-      if (logits_) table_.sigmoid_f32(value_, value_, found);
-      for (std::int64_t i = 0; i < found; ++i) offer(value_[i], index_of(begin + position_[i]));
-    }
-  }
-
-  void offer(float score, std::int64_t index) {
-    const bool passes = params_.multi_label ? score > params_.conf : score >= params_.conf;
-    if (!passes || !std::isfinite(score)) return;
-    if (params_.class_mask && !params_.class_mask[index % classes_]) return;
-    keys_.push_back(make_key(score + 0.0f, index));  // -0 becomes 0
-  }
-
-  // Best class of n anchors with class k of anchor i at x[k * class_stride + i * anchor_stride].
-  void single_label(const float* x, std::int64_t class_stride, std::int64_t anchor_stride, std::int64_t n,
-                    std::int64_t first_anchor) {
-    constexpr std::int64_t kAnchors = 64;
-    float best[kAnchors];
-    std::int32_t best_class[kAnchors];
-    for (std::int64_t begin = 0; begin < n; begin += kAnchors) {
-      const std::int64_t length = std::min(kAnchors, n - begin);
-      if (anchor_stride == 1) {
-        table_.class_max_f32(x + begin, class_stride, classes_, length, best, best_class);
-      } else {
-        for (std::int64_t i = 0; i < length; ++i) {
-          const float* row = x + (begin + i) * anchor_stride;
-          best[i] = -INFINITY;
-          best_class[i] = 0;
-          for (std::int64_t k = 0; k < classes_; ++k) {
-            if (row[k * class_stride] > best[i]) {
-              best[i] = row[k * class_stride];
-              best_class[i] = static_cast<std::int32_t>(k);
-            }
-          }
-        }
-      }
-      for (std::int64_t i = 0; i < length; ++i) {
-        if (best[i] == -INFINITY) best[i] = NAN;  // no class at all: never a candidate
-      }
-      if (logits_) table_.sigmoid_f32(best, best, length);
-      for (std::int64_t i = 0; i < length; ++i) offer(best[i], (first_anchor + begin + i) * classes_ + best_class[i]);
-    }
-  }
-
- private:
-  const CpuKernels& table_;
-  const CandidateParams& params_;
-  const std::int64_t classes_;
-  const bool logits_;
-  std::vector<Key>& keys_;
-  float scan_floor_ = 0;
-  std::int32_t position_[kPiece];
-  float value_[kPiece];
-};
-
-// Keys of one picture from head outputs.
-void collect_from_heads(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
-                        const CandidateParams& params, std::vector<Key>& keys) {
-  const std::int64_t classes = heads.classes;
-  Collector collector(table, params, classes, true, keys);
-  for (const HeadLevel& level : heads.levels) {
-    const std::int64_t cells = level.h * level.w;
-    const float* cls = level.cls + picture * classes * cells;
-    const std::int64_t first = level.first_anchor;
-    if (!params.multi_label) {
-      collector.single_label(cls, heads.channels_last ? 1 : cells, heads.channels_last ? classes : 1, cells, first);
-    } else if (heads.channels_last) {
-      collector.scan(cls, cells * classes, [=](std::int64_t at) { return first * classes + at; });
-    } else {
-      for (std::int64_t k = 0; k < classes; ++k) {
-        if (params.class_mask && !params.class_mask[k]) continue;
-        collector.scan(cls + k * cells, cells, [=](std::int64_t cell) { return (first + cell) * classes + k; });
-      }
-    }
-  }
-}
 
 // Distances of eight (side, anchor) pairs to boxes: the grid point minus or plus the distance, then times the stride.
 void box_from_distances(const HeadLevel& level, std::int64_t cell, const float* distance, std::int64_t step,
@@ -270,13 +140,13 @@ void decode_candidates(const HeadOutputs& heads, const CandidateParams& params, 
   check_output(counts, "decode_candidates", "counts", DType::s64, {heads.batch}, "(B,)");
   const CpuKernels& table = kernels();
   // Scratch is made here: bodies of parallel_for must not throw, and pictures are few.
-  std::vector<std::vector<Key>> keys(static_cast<std::size_t>(heads.batch));
+  std::vector<CandidateKeys> keys(static_cast<std::size_t>(heads.batch));
   for (auto& list : keys)
     list.reserve(static_cast<std::size_t>(heads.anchors * (params.multi_label ? heads.classes : 1)));
   parallel_for(heads.batch, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t picture = begin; picture < end; ++picture) {
-      std::vector<Key>& list = keys[static_cast<std::size_t>(picture)];
-      collect_from_heads(table, heads, picture, params, list);
+      CandidateKeys& list = keys[static_cast<std::size_t>(picture)];
+      collect_logits(table, heads, picture, params, list);
       keep_best(list, top_k);
       float* box = boxes.as<float>() + picture * top_k * 4;
       float* score = scores.as<float>() + picture * top_k;
@@ -296,7 +166,7 @@ void decode_candidates(const HeadOutputs& heads, const CandidateParams& params, 
         decode_two(table, heads, picture, level, cell, pair, to);
         for (int j = 0; j < pair; ++j) {
           if (!finite_box(decoded[j])) continue;
-          const Key key = list[i + static_cast<std::size_t>(j)];
+          const CandidateKey key = list[i + static_cast<std::size_t>(j)];
           std::copy(decoded[j], decoded[j] + 4, box + 4 * written);
           score[written] = key_score(key);
           label[written++] = static_cast<std::int32_t>(key_index(key) % heads.classes);
@@ -311,15 +181,8 @@ void nms_candidates(const TensorView& boxes, const TensorView& scores, const Ten
                     const TensorView& candidate_counts, const NmsParams& params, const TensorView& detections,
                     const TensorView& counts) {
   const char* op = "nms_candidates";
-  check_nms_params(op, params);
-  check_tensor(boxes, op, "boxes", DType::f32, {-1, -1, 4}, "(B, N, 4)");
+  check_nms_candidates(op, boxes, scores, classes, candidate_counts, params, detections, counts);
   const std::int64_t batch = boxes.shape[0], capacity = boxes.shape[1];
-  YN_CHECK(capacity <= 0x7fffffff, op, ": N must be below 2^31, got ", capacity);
-  check_tensor(scores, op, "scores", DType::f32, {batch, capacity}, "(B, N)");
-  check_tensor(classes, op, "classes", DType::s32, {batch, capacity}, "(B, N)");
-  check_tensor(candidate_counts, op, "counts", DType::s64, {batch}, "(B,)");
-  check_output(detections, op, "detections", DType::f32, {batch, params.max_det, 6}, "(B, max_det, 6)");
-  check_output(counts, op, "result counts", DType::s64, {batch}, "(B,)");
   for (std::int64_t picture = 0; picture < batch; ++picture) {
     const std::int64_t n = candidate_counts.as<const std::int64_t>()[picture];
     YN_CHECK(n >= 0 && n <= capacity, op, ": counts must lie in 0..", capacity, ", got ", n, " for picture ", picture);
@@ -357,7 +220,7 @@ void batched_nms(const TensorView& boxes, const TensorView& scores, const Candid
   check_output(counts, op, "counts", DType::s64, {batch}, "(B,)");
   const CpuKernels& table = kernels();
   struct Scratch {
-    std::vector<Key> keys;
+    CandidateKeys keys;
     std::vector<float> box, score, workspace;
     std::vector<std::int32_t> label, keep;
   };
@@ -377,15 +240,10 @@ void batched_nms(const TensorView& boxes, const TensorView& scores, const Candid
       Scratch& s = scratch[static_cast<std::size_t>(picture)];
       const float* box = boxes.as<const float>() + picture * anchors * 4;
       const float* score = scores.as<const float>() + picture * anchors * classes;
-      Collector collector(table, candidates, classes, false, s.keys);
-      if (candidates.multi_label) {
-        collector.scan(score, anchors * classes, [](std::int64_t at) { return at; });
-      } else if (classes > 0) {
-        collector.single_label(score, 1, classes, anchors, 0);
-      }
+      collect_scores(table, score, anchors, classes, candidates, s.keys);
       keep_best(s.keys, candidates.top_k);
       std::int64_t n = 0;
-      for (const Key key : s.keys) {
+      for (const CandidateKey key : s.keys) {
         const float* from = box + 4 * (key_index(key) / classes);
         if (!finite_box(from)) continue;
         std::copy(from, from + 4, s.box.data() + 4 * n);

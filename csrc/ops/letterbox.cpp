@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "ops/resize_entry.h"
+
 namespace yolonas {
 namespace {
 
@@ -47,19 +49,9 @@ ResizeTable resize_table(std::int64_t source, std::int64_t resized, bool keep_bo
   table.weights.resize(static_cast<std::size_t>(resized));
   const double ratio = static_cast<double>(source) / static_cast<double>(resized);
   for (std::int64_t i = 0; i < resized; ++i) {
-    const float position = static_cast<float>((static_cast<double>(i) + 0.5) * ratio - 0.5);
-    float floor = std::floor(position);
-    float part = position - floor;
-    auto index = static_cast<std::int64_t>(floor);
-    if (!keep_border_weights && (index < 0 || index >= source - 1)) {
-      part = 0.0f;
-      index = index < 0 ? 0 : source - 1;
-    }
-    if (index > source - 1) index = source - 1;
-    const auto w1 = static_cast<std::int32_t>(std::nearbyint(part * 2048.0f));
-    const auto w0 = static_cast<std::int32_t>(std::nearbyint((1.0f - part) * 2048.0f));
-    table.index[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(index);
-    table.weights[static_cast<std::size_t>(i)] = w0 | w1 << 16;
+    const ResizeEntry entry = resize_entry(i, ratio, source, keep_border_weights);
+    table.index[static_cast<std::size_t>(i)] = entry.index;
+    table.weights[static_cast<std::size_t>(i)] = entry.weights;
   }
   return table;
 }

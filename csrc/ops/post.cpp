@@ -3,6 +3,11 @@
 #include <cmath>
 
 namespace yolonas {
+namespace {
+
+constexpr std::int64_t kMaxSide = 1 << 20;  // rows * columns, also of an empty batch, cannot overflow
+
+}  // namespace
 
 HeadOutputs check_heads(const char* op, const std::vector<TensorView>& cls, const std::vector<TensorView>& reg,
                         const std::vector<double>& strides, bool channels_last) {
@@ -30,6 +35,8 @@ HeadOutputs check_heads(const char* op, const std::vector<TensorView>& cls, cons
     } else {
       check_tensor(reg[i], op, "box output", DType::f32, {heads.batch, 4 * kBoxBins, h, w}, reg_what);
     }
+    YN_CHECK(h <= kMaxSide && w <= kMaxSide, op, ": class output ", i, " must have at most ", kMaxSide,
+             " rows and columns, got ", shape_text(cls[i]));
     YN_CHECK(std::isfinite(strides[i]) && strides[i] > 0, op, ": strides must be positive, got ", strides[i]);
     heads.levels.push_back(
         {cls[i].as<const float>(), reg[i].as<const float>(), h, w, static_cast<float>(strides[i]), heads.anchors});
@@ -51,6 +58,20 @@ void check_candidate_params(const char* op, const CandidateParams& p, std::int64
 void check_nms_params(const char* op, const NmsParams& p) {
   YN_CHECK(p.iou >= 0.0f && p.iou <= 1.0f, op, ": iou must lie in 0..1, got ", p.iou);
   YN_CHECK(p.max_det >= 1 && p.max_det <= 1000000, op, ": max_det must lie in 1..1000000, got ", p.max_det);
+}
+
+void check_nms_candidates(const char* op, const TensorView& boxes, const TensorView& scores, const TensorView& classes,
+                          const TensorView& candidate_counts, const NmsParams& params, const TensorView& detections,
+                          const TensorView& counts) {
+  check_nms_params(op, params);
+  check_tensor(boxes, op, "boxes", DType::f32, {-1, -1, 4}, "(B, N, 4)");
+  const std::int64_t batch = boxes.shape[0], capacity = boxes.shape[1];
+  YN_CHECK(capacity <= 0x7fffffff, op, ": N must be below 2^31, got ", capacity);
+  check_tensor(scores, op, "scores", DType::f32, {batch, capacity}, "(B, N)");
+  check_tensor(classes, op, "classes", DType::s32, {batch, capacity}, "(B, N)");
+  check_tensor(candidate_counts, op, "counts", DType::s64, {batch}, "(B,)");
+  check_output(detections, op, "detections", DType::f32, {batch, params.max_det, 6}, "(B, max_det, 6)");
+  check_output(counts, op, "result counts", DType::s64, {batch}, "(B,)");
 }
 
 }  // namespace yolonas

@@ -49,4 +49,10 @@ struct NmsParams {
 };
 void check_nms_params(const char* op, const NmsParams& params);
 
+// Shapes and dtypes of suppression: boxes (B, N, 4), scores (B, N), classes int32 (B, N), candidate_counts int64 (B,);
+// detections (B, max_det, 6), counts int64 (B,). Not the values in candidate_counts.
+void check_nms_candidates(const char* op, const TensorView& boxes, const TensorView& scores, const TensorView& classes,
+                          const TensorView& candidate_counts, const NmsParams& params, const TensorView& detections,
+                          const TensorView& counts);
+
 }  // namespace yolonas

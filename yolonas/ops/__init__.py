@@ -1,7 +1,8 @@
 """Native ops with Python wrappers: letterbox, decode, batched NMS, fake quantisation, fused convolution.
 
-NumPy arrays in, NumPy arrays out; torch tensors in, torch tensors out, through `torch.ops.yolonas.*`, which are registered with fake
-kernels (so torch.compile and torch.export can trace them). torch is imported only if the caller has done so.
+NumPy arrays in, NumPy arrays out; torch tensors in, torch tensors out, through `torch.ops.yolonas.*`, which are
+registered with fake kernels (so torch.compile and torch.export can trace them). torch is imported only if the caller
+has done so.
 """
 
 from __future__ import annotations

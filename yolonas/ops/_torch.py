@@ -251,3 +251,7 @@ def _candidate_outputs(cls: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tenso
 
 def _detection_outputs(boxes: Tensor, max_det: int) -> tuple[Tensor, Tensor]:
     return boxes.new_empty((boxes.shape[0], max_det, 6)), boxes.new_empty((boxes.shape[0],), dtype=torch.int64)
+
+
+if _native.cuda() is not None:
+    from . import _torch_cuda  # noqa: F401 - importing it registers the CUDA kernels

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ._dispatch import is_torch, torch_ops
+from ._dispatch import all_torch, torch_ops
 
 
 def conv2d_bias_act(
@@ -36,8 +36,8 @@ def conv2d_bias_act(
     Raises:
         ValueError: shapes do not fit, or an array is not C-contiguous. TypeError: a dtype is not float32.
     """
-    if is_torch(x):
-        return torch_ops().conv2d_bias_act(x, weight, bias, residual, stride, padding, relu, residual_scale)
+    if all_torch("conv2d_bias_act", {"x": x, "weight": weight}, {"bias": bias, "residual": residual}):
+        return torch_ops().conv2d_bias_act(x, weight, bias, residual, stride, padding, relu, float(residual_scale))
     out = np.empty(conv2d_shape(x.shape, weight.shape, stride, padding), np.float32)
     _native.cpu().conv2d_bias_act(
         x, weight, bias, residual, out, stride=stride, padding=padding, relu=relu, residual_scale=residual_scale
@@ -49,16 +49,17 @@ def conv2d_shape(x: Any, weight: Any, stride: int, padding: int) -> tuple[Any, A
     """Shape of the result for shapes `(N, H, W, C)` and `(K, kh, kw, C)`."""
     if len(x) != 4 or len(weight) != 4:
         raise ValueError(
-            f"conv2d_bias_act: x must have shape (N, H, W, C) and weight (K, kh, kw, C), got {tuple(x)} and {tuple(weight)}"
+            "conv2d_bias_act: x must have shape (N, H, W, C) and weight (K, kh, kw, C), got "
+            f"{tuple(x)} and {tuple(weight)}"
         )
-    if stride < 1 or padding < 0:
+    if not 1 <= stride <= 1024 or not 0 <= padding <= 1023:
         raise ValueError(
-            f"conv2d_bias_act: stride must be positive and padding not negative, got {stride} and {padding}"
+            f"conv2d_bias_act: stride must lie in 1..1024 and padding in 0..1023, got {stride} and {padding}"
         )
     height, width = ((x[i] + 2 * padding - weight[i]) // stride + 1 for i in (1, 2))
     if height < 1 or width < 1:
         raise ValueError(
-            f"conv2d_bias_act: a kernel of {weight[1]}x{weight[2]} must fit into the padded input, got x {tuple(x)} and "
-            f"padding {padding}"
+            f"conv2d_bias_act: a kernel of {weight[1]}x{weight[2]} must fit into the padded input, got x {tuple(x)} "
+            f"and padding {padding}"
         )
     return (x[0], height, width, weight[0])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _native
-from ._dispatch import check_top_k, class_mask, is_torch, torch_ops
+from ._dispatch import check_top_k, class_mask, lists_are_torch, torch_ops
 
 STRIDES = (8.0, 16.0, 32.0)  # input pixels per cell of the three pyramid levels
 
@@ -38,12 +38,13 @@ def decode(
     Returns:
         boxes `(B, A, 4)` float32 xyxy in input pixels, not clipped; scores `(B, A, K)` float32.
     """
-    if cls and is_torch(cls[0]):
-        return torch_ops().decode(list(cls), list(reg), list(strides), channels_last)
+    strides = [float(stride) for stride in strides]
+    if lists_are_torch("decode", {"cls": cls, "reg": reg}):
+        return torch_ops().decode(list(cls), list(reg), strides, channels_last)
     batch, anchors, classes = _anchors("decode", cls, channels_last)
     boxes = np.empty((batch, anchors, 4), np.float32)
     scores = np.empty((batch, anchors, classes), np.float32)
-    _native.cpu().decode(cls, reg, list(strides), channels_last=channels_last, boxes=boxes, scores=scores)
+    _native.cpu().decode(cls, reg, strides, channels_last=channels_last, boxes=boxes, scores=scores)
     return boxes, scores
 
 
@@ -71,14 +72,16 @@ def decode_candidates(
         those of `decode`. Pairs whose box is not finite are left out.
     """
     check_top_k("decode_candidates", top_k)
+    strides = [float(stride) for stride in strides]
+    as_torch = lists_are_torch("decode_candidates", {"cls": cls, "reg": reg})
     batch, anchors, count = _anchors("decode_candidates", cls, channels_last)
     mask = class_mask("decode_candidates", classes, count)
     top_k = max(1, min(top_k, anchors * (count if multi_label else 1)))
-    if is_torch(cls[0]):
+    if as_torch:
         wanted = None if classes is None else [int(index) for index in classes]
         return Candidates(
             *torch_ops().decode_candidates(
-                list(cls), list(reg), list(strides), conf, top_k, multi_label, wanted, channels_last
+                list(cls), list(reg), strides, float(conf), top_k, multi_label, wanted, channels_last
             )
         )
     result = Candidates(
@@ -90,7 +93,7 @@ def decode_candidates(
     _native.cpu().decode_candidates(
         cls,
         reg,
-        list(strides),
+        strides,
         channels_last=channels_last,
         conf=conf,
         top_k=top_k,
@@ -103,9 +106,9 @@ def decode_candidates(
 
 def _anchors(op: str, cls: Sequence[Any], channels_last: bool) -> tuple[int, int, int]:
     """(batch, anchors, classes) of a list of class outputs."""
-    if not cls or any(level.ndim != 4 for level in cls):
+    if any(level.ndim != 4 for level in cls):
         shapes = [tuple(level.shape) for level in cls]
-        raise ValueError(f"{op}: class outputs must be a list of 4-d arrays, got shapes {shapes}")
+        raise ValueError(f"{op}: class outputs must have four axes, got shapes {shapes}")
     batch, classes = cls[0].shape[0], cls[0].shape[3 if channels_last else 1]
     rows = 1 if channels_last else 2
     return batch, sum(level.shape[rows] * level.shape[rows + 1] for level in cls), classes

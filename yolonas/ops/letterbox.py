@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ._dispatch import is_torch, torch_ops
+from ._dispatch import all_torch, pair, torch_ops
 
 
 def letterbox(
@@ -44,13 +44,20 @@ def letterbox(
         float32 of shape `(3, H, W)` or `(H, W, 3)`.
 
     Raises:
-        TypeError: image is not uint8. ValueError: shapes, sizes or layout do not fit.
+        TypeError: image is not a uint8 array. ValueError: shapes, sizes or layout do not fit.
     """
+    as_torch = all_torch("letterbox", {"image": image})
+    frame, resized, offset = (
+        pair("letterbox", name, value) for name, value in (("frame", frame), ("resized", resized), ("offset", offset))
+    )
     if layout not in ("chw", "hwc"):
         raise ValueError(f"letterbox: layout must be 'chw' or 'hwc', got {layout!r}")
     if len(mean) != 3 or len(divisor) != 3:
         raise ValueError("letterbox: mean and divisor must have three values")
-    if is_torch(image):
+    mean, divisor = [float(value) for value in mean], [float(value) for value in divisor]
+    if min(frame) < 1:
+        raise ValueError(f"letterbox: frame must have at least one pixel, got {frame[0]}x{frame[1]}")
+    if as_torch:
         if out is not None:
             raise ValueError("letterbox: out is for NumPy input; torch results are allocated by the op")
         return torch_ops().letterbox(
@@ -61,12 +68,10 @@ def letterbox(
             pad_value,
             swap_channels,
             layout == "hwc",
-            list(mean),
-            list(divisor),
+            mean,
+            divisor,
         )
     if out is None:
-        if min(frame) < 1:
-            raise ValueError(f"letterbox: frame must have at least one pixel, got {frame[0]}x{frame[1]}")
         out = np.empty((*frame, 3) if layout == "hwc" else (3, *frame), np.float32)
     _native.cpu().letterbox(
         image,
@@ -78,7 +83,7 @@ def letterbox(
         pad_value=pad_value,
         swap_channels=swap_channels,
         hwc=layout == "hwc",
-        mean=tuple(mean),
-        divisor=tuple(divisor),
+        mean=mean,
+        divisor=divisor,
     )
     return out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ._dispatch import check_max_det, check_top_k, class_mask, is_torch, torch_ops
+from ._dispatch import all_torch, check_max_det, check_top_k, class_mask, torch_ops
 from .decode import Candidates
 
 
@@ -45,15 +45,18 @@ def batched_nms(
     """
     check_top_k("batched_nms", top_k)
     check_max_det("batched_nms", max_det)
+    as_torch = all_torch("batched_nms", {"boxes": boxes, "scores": scores})
     if scores.ndim != 3 or boxes.ndim != 3:
         raise ValueError(
             f"batched_nms: boxes must have shape (B, A, 4) and scores (B, A, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}"
         )
     mask = class_mask("batched_nms", classes, scores.shape[2])
-    if is_torch(boxes):
+    if as_torch:
         wanted = None if classes is None else [int(index) for index in classes]
-        return torch_ops().batched_nms(boxes, scores, conf, iou, top_k, max_det, multi_label, agnostic, wanted)
+        return torch_ops().batched_nms(
+            boxes, scores, float(conf), float(iou), top_k, max_det, multi_label, agnostic, wanted
+        )
     detections = np.empty((boxes.shape[0], max_det, 6), np.float32)
     counts = np.empty(boxes.shape[0], np.int64)
     _native.cpu().batched_nms(
@@ -80,8 +83,11 @@ def nms_candidates(
     Returns detections `(B, max_det, 6)` and counts `(B,)` as `batched_nms` does.
     """
     check_max_det("nms_candidates", max_det)
-    if is_torch(candidates.boxes):
-        return torch_ops().nms_candidates(*candidates, iou, max_det, agnostic)
+    candidates = Candidates(*candidates)
+    if all_torch("nms_candidates", candidates._asdict()):
+        return torch_ops().nms_candidates(*candidates, float(iou), max_det, agnostic)
+    if candidates.boxes.ndim != 3:
+        raise ValueError(f"nms_candidates: boxes must have shape (B, N, 4), got {candidates.boxes.shape}")
     detections = np.empty((candidates.boxes.shape[0], max_det, 6), np.float32)
     counts = np.empty(candidates.boxes.shape[0], np.int64)
     _native.cpu().nms_candidates(

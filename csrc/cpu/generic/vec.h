@@ -49,11 +49,15 @@ inline Vec round_even(Vec a) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
   YN_LANES(a.lane[i] > -4194304.0f && a.lane[i] < 4194304.0f ? (a.lane[i] + kMagic) - kMagic : a.lane[i]);
 }
-// 2^a for integral a in [-126, 127].
+// 2^a for integral a in [-126, 127]; any value for NaN.
 inline Vec exp2_int(Vec a) {
   Vec r;
   for (int i = 0; i < Vec::kWidth; ++i) {
-    const int bits = (static_cast<int>(a.lane[i]) + 127) << 23;
+    // Adding 1.5 * 2^23 leaves the integer in the low bits; no conversion, so NaN is only a wrong number.
+    const float shifted = a.lane[i] + 12582912.0f;
+    unsigned bits;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23;
     __builtin_memcpy(&r.lane[i], &bits, sizeof bits);
   }
   return r;

@@ -1,11 +1,25 @@
 // Letterbox rows. The resampling of a row needs two source rows, each resampled along x into three int16 planes (one
 // per channel); `resize_row_x` and `finish_row` are the ISA's. Values: (I0 * w0 + I1 * w1) >> 4 <= 32656 fits int16.
 
+// Grey in columns [begin, end) of a row. Three vectors hold a whole number of HWC pixels, and one value each for a CHW
+// plane.
 inline void fill_pixels(const LetterboxArgs& a, std::int64_t row, std::int64_t begin, std::int64_t end) {
-  for (int c = 0; c < 3; ++c) {
-    const std::int64_t step = a.hwc ? 3 : 1;
-    float* out = a.hwc ? a.out + row * a.frame_w * 3 + c : a.out + (c * a.frame_h + row) * a.frame_w;
-    for (std::int64_t x = begin; x < end; ++x) out[x * step] = a.pad[c];
+  constexpr int kWidth = Vec::kWidth;
+  float pattern[3 * kWidth];
+  for (int i = 0; i < 3 * kWidth; ++i) pattern[i] = a.pad[a.hwc ? i % 3 : i / kWidth];
+  for (int part = 0; part < (a.hwc ? 1 : 3); ++part) {
+    const std::int64_t length = a.hwc ? 3 * (end - begin) : end - begin;
+    float* out = a.hwc ? a.out + (row * a.frame_w + begin) * 3 : a.out + (part * a.frame_h + row) * a.frame_w + begin;
+    const Vec first = Vec::load(pattern + (a.hwc ? 0 : part * kWidth));
+    const Vec second = a.hwc ? Vec::load(pattern + kWidth) : first,
+              third = a.hwc ? Vec::load(pattern + 2 * kWidth) : first;
+    std::int64_t i = 0;
+    for (; i + 3 * kWidth <= length; i += 3 * kWidth) {
+      first.store(out + i);
+      second.store(out + i + kWidth);
+      third.store(out + i + 2 * kWidth);
+    }
+    for (; i < length; ++i) out[i] = a.pad[a.hwc ? i % 3 : part];
   }
 }
 

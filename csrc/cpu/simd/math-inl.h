@@ -1,7 +1,7 @@
 // exp and sigmoid on Vec. exp by Cody-Waite reduction to |r| <= ln(2)/2 and a degree-7 polynomial (Taylor coefficients;
 // the first term left out, r^8/40320, is under 6e-9 there): 2 ulp on the range used.
 
-// exp(x) for x <= 88; below -87 the result is clamped at exp(-87) (1.6e-38). NaN gives NaN.
+// exp(x) for x <= 88; 0 below -87, where the result leaves the normal range. NaN gives NaN.
 inline Vec exp_f32(Vec x) {
   // max(low, x) returns x, so NaN, when the comparison fails.
   const Vec clamped = max(Vec::set(-87.0f), x);
@@ -15,7 +15,7 @@ inline Vec exp_f32(Vec x) {
   p = mul_add(p, r, Vec::set(1.0f / 6.0f));
   p = mul_add(p, r, Vec::set(0.5f));
   p = mul_add(mul(p, r), r, add(r, Vec::set(1.0f)));
-  return mul(p, exp2_int(n));
+  return select_greater(Vec::set(-87.0f), x, Vec::set(0.0f), mul(p, exp2_int(n)));
 }
 
 // exp(-|x|) never overflows, and both signs of x share it.

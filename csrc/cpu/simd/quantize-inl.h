@@ -1,6 +1,7 @@
 // Fake quantisation on Vec (Jacob et al. 2018), symmetric: zero point 0.
 
-inline Vec quantized(Vec x, Vec inverse) { return round_even(mul(x, inverse)); }
+// Adding zero turns -0 into 0: an integer has no sign of zero.
+inline Vec quantized(Vec x, Vec inverse) { return add(round_even(mul(x, inverse)), Vec::set(0.0f)); }
 
 inline void fake_quantize_f32(const float* x, const float* scale, std::int64_t scale_step, std::int64_t n, float qmin,
                               float qmax, float* y) {

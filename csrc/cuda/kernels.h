@@ -1,0 +1,80 @@
+// The CUDA kernels' launchers, callable from plain C++, with the contract of each.
+// All of them: queue work on the stream of the current device and return; they neither allocate nor synchronise (but
+// for YOLONAS_CUDA_SYNC=1), so they can be captured in a graph; every pointer is device memory of exactly the elements
+// named; inputs and outputs do not overlap unless said; zero elements launch nothing. A CUDA error is a
+// std::runtime_error that names the op. Arithmetic is float32 without contraction to FMA, as in the CPU's shared code.
+#pragma once
+
+#include <cstdint>
+
+namespace yolonas::cuda {
+
+using Stream = void*;  // a cudaStream_t; null is the default stream
+
+// As cpu/kernels.h's: OpenCV's uint8 bilinear (ops/letterbox.h), grey outside, then (value - mean) / divisor with a
+// true division. One thread an output pixel; bit-equal to the CPU op.
+struct LetterboxArgs {
+  const std::uint8_t* image;  // [src_h][src_w][3], rows `row_bytes` apart
+  std::int64_t src_h, src_w, row_bytes;
+  float* out;  // CHW: [3][frame_h][frame_w]; HWC: [frame_h][frame_w][3]
+  std::int64_t frame_h, frame_w;
+  bool hwc;
+  bool swap_channels;  // source channel c goes to 2 - c
+  std::int64_t top, left, resized_h, resized_w;
+  float mean[3], divisor[3];  // per destination channel
+  float pad[3];               // per destination channel, already scaled
+};
+void letterbox_u8_f32(const LetterboxArgs& args, Stream stream);
+
+// One pyramid level of `batch` pictures to its rows of boxes and scores. A score is 1 / (1 + exp(-logit)); a side's
+// distance the expectation of a softmax over 17 bins (DFL, Li et al. 2020); a box (grid point -+ distance) * stride.
+// NaN logits give NaN. Differs from the CPU op by the rounding of exp: scores within 1e-6, distances within 1e-5 cells.
+struct DecodeArgs {
+  const float* cls;  // channels first [batch][classes][h][w] or last [batch][h][w][classes]
+  const float* reg;  // channels first [batch][68][h][w] or last [batch][h][w][68]; channel = side * 17 + bin
+  bool channels_last;
+  std::int64_t batch, classes, h, w;
+  float stride;          // input pixels per cell
+  std::int64_t anchors;  // of all levels: rows of a picture in boxes and scores
+  std::int64_t first_anchor;
+  float* boxes;   // [batch][anchors][4] xyxy, pixels
+  float* scores;  // [batch][anchors][classes]
+};
+void decode_boxes_f32(const DecodeArgs& args, Stream stream);   // one thread a (cell, side)
+void decode_scores_f32(const DecodeArgs& args, Stream stream);  // one thread a score
+
+// Greedy suppression of candidates sorted by descending score, picture by picture, as nms_f32 in cpu/kernels.h: first
+// every pair's verdict as a bit (one thread 64 of them), then one block a picture walks the candidates in order.
+// Decisions and rows are bit-equal to the CPU op.
+struct NmsArgs {
+  const float* boxes;                    // [batch][capacity][4] xyxy
+  const float* scores;                   // [batch][capacity]
+  const std::int32_t* classes;           // [batch][capacity]
+  const std::int64_t* candidate_counts;  // [batch]; values outside 0..capacity mean the nearer end
+  std::int64_t batch, capacity;          // capacity <= kNmsMaxCapacity
+  float iou;
+  bool agnostic;
+  std::int64_t max_det;
+  float* detections;             // [batch][max_det][6] x1, y1, x2, y2, score, class; zero beyond the count
+  std::int64_t* counts;          // [batch]
+  std::uint64_t* workspace;      // nms_workspace(capacity) words a picture, for at least one picture
+  std::int64_t workspace_words;  // more pictures at once where there is room for them; contents undefined afterwards
+};
+inline constexpr std::int64_t kNmsMaxCapacity = 1 << 18;  // the flags of a picture fill 32 KiB of shared memory
+inline std::int64_t nms_workspace(std::int64_t capacity) { return capacity * ((capacity + 63) / 64); }
+void nms_bitmask_f32(const NmsArgs& args, Stream stream);
+
+// The tensor seen as [outer][channels][inner], element i has scale[i / inner % channels]. Scales must be positive and
+// finite: they are not looked at, others give meaningless values. In place allowed. One thread an element.
+struct FakeQuantizeArgs {
+  const float* x;
+  const float* scale;  // [channels]
+  std::int64_t outer, channels, inner;
+  float qmin, qmax;
+};
+// y = clamp(rint(x * (1 / s)), qmin, qmax) * s, ties to even, never -0; NaN gives qmin * s. Bit-equal to the CPU op.
+void fake_quantize_f32(const FakeQuantizeArgs& args, float* y, Stream stream);
+// dx = dy where qmin <= rint(x * (1 / s)) <= qmax, else 0. dx may be dy. Equal to the CPU op.
+void fake_quantize_backward_f32(const FakeQuantizeArgs& args, const float* dy, float* dx, Stream stream);
+
+}  // namespace yolonas::cuda

@@ -1,0 +1,49 @@
+// How kernels are launched and checked. Included by .cu files alone: everything else sees kernels.h and device.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/kernels.h"
+
+namespace yolonas::cuda {
+
+// Throws std::runtime_error: the op, CUDA's text and name of the error, and the cure where there is one.
+[[noreturn]] void raise_cuda_error(const char* op, cudaError_t error);
+
+// YOLONAS_CUDA_SYNC, read once.
+bool sync_after_launch();
+
+#define YN_CUDA_CHECK(op, call)                                                 \
+  do {                                                                          \
+    const cudaError_t yn_error = (call);                                        \
+    if (yn_error != cudaSuccess) yolonas::cuda::raise_cuda_error(op, yn_error); \
+  } while (false)
+
+inline constexpr int kThreads = 256;
+inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of gridDim.x
+
+// Runs the kernel with `threads` threads in enough blocks for `items` pieces of work, `per_block` a block, at most as
+// many as a grid holds: kernels loop over what is left. Follows every launch with the check.
+template <class... Params, class... Args>
+void launch(const char* op, Stream stream, std::int64_t items, int per_block, int threads, void (*kernel)(Params...),
+            Args... args) {
+  if (items <= 0) return;
+  const std::int64_t blocks = (items - 1) / per_block + 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  YN_CUDA_CHECK(op, cudaLaunchKernelEx(&config, kernel, args...));
+  YN_CUDA_CHECK(op, cudaGetLastError());
+  if (sync_after_launch()) YN_CUDA_CHECK(op, cudaStreamSynchronize(config.stream));
+}
+
+}  // namespace yolonas::cuda
+
+// Visits every i in [0, n) once over all threads of a one-dimensional grid.
+#define YN_FOR_EACH(i, n)                                                                 \
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, \
+                    yn_step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;          \
+       i < (n); i += yn_step)
