@@ -1,4 +1,4 @@
-"""Loads the native modules. `cpu()` is always there in a proper install; `cuda()` only in builds with a CUDA compiler."""
+"""Loads the native modules: `cpu()` is there in every proper install, `cuda()` in builds with a CUDA compiler."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def cpu() -> ModuleType:
     """The module `yolonas._cpu`. Raises ImportError with the build command if it is missing or broken."""
     try:
         module = importlib.import_module("yolonas._cpu")
-        module.isa()  # chooses the CPU variant now: a wrong YOLONAS_CPU_ISA is reported here and not in the middle of a run
+        module.isa()  # chooses the CPU variant now: a wrong YOLONAS_CPU_ISA is reported here, not in the middle of a run
     except ImportError as error:
         raise ImportError(
-            f"yolonas: the native module yolonas._cpu cannot be loaded ({error}); build it with `{BUILD_COMMAND}` in the "
-            "source folder, or install a wheel for this Python and platform"
+            f"yolonas: the native module yolonas._cpu cannot be loaded ({error}); build it with `{BUILD_COMMAND}` in "
+            "the source folder, or install a wheel for this Python and platform"
         ) from error
     return module
 
@@ -34,7 +34,7 @@ def cuda() -> ModuleType | None:
 
 
 def build_info() -> dict[str, Any]:
-    """What was built and what was chosen: CPU variant, variants available here, threads, compiler, CUDA architectures."""
+    """What was built and chosen: CPU variant, variants that can run here, threads, compiler, CUDA architectures."""
     module = cpu()
     info = {
         "cpu_isa": module.isa(),

@@ -1,7 +1,8 @@
 """How a picture becomes the network's input, and how boxes come back: the numbers, not the pixels.
 
-A `Preprocess` is what a checkpoint says about its input (size, border, padding, channel order, scaling). `plan()` turns it
-and one picture's size into a `Geometry`, which the native letterbox executes and whose inverse maps boxes back.
+A `Preprocess` is what a checkpoint says about its input (size, border, padding, channel order, scaling). `plan()`
+turns it and one picture's size into a `Geometry`, which the native letterbox executes and whose inverse maps boxes
+back.
 """
 
 from __future__ import annotations
