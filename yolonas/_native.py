@@ -15,7 +15,8 @@ def cpu() -> ModuleType:
     """The module `yolonas._cpu`. Raises ImportError with the build command if it is missing or broken."""
     try:
         module = importlib.import_module("yolonas._cpu")
-        module.isa()  # chooses the CPU variant now: a wrong YOLONAS_CPU_ISA is an error here, not in the middle of a run
+        # Chooses the CPU variant now: a wrong YOLONAS_CPU_ISA is an error here and not in the middle of a run.
+        module.isa()
     except ImportError as error:
         raise ImportError(
             f"yolonas: the native module yolonas._cpu cannot be loaded ({error}); build it with `{BUILD_COMMAND}` in "
