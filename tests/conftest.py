@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
+import yolonas
+
 SHARED = Path(os.environ.get("YOLONAS_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
+    from yolonas import _native
+
+    build = _native.build_info()
     present = (SHARED / "reference").is_dir()
-    return [f"real pictures and weights: {SHARED if present else 'absent, tests marked shared will skip'}"]
+    return [
+        f"yolonas {yolonas.__version__} from {Path(yolonas.__file__).parent}",
+        f"CPU kernels: {build['cpu_isas_available']}; CUDA module for: {build['cuda_architectures'] or 'not built'}",
+        f"real pictures and weights: {SHARED if present else 'absent, tests marked shared will skip'}",
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -163,8 +163,16 @@ def test_ctrl_c_leaves_whole_files(checkpoint: Path, tmp_path: Path) -> None:
         video.write(np.zeros((120, 160, 3), np.uint8))
     video.release()
     command = [sys.executable, "-m", "yolonas", "predict", f"model={checkpoint}", f"source={path}", "imgsz=320"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background is started with the signal ignored; here it is meant to arrive.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "(frame 5/600)" in line:

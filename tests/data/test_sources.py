@@ -348,7 +348,12 @@ def test_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         "    print('stopped')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background is started with the signal ignored; here it is meant to arrive.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == ".\n"
     process.send_signal(signal.SIGINT)
