@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "bindings/gil.h"
 #include "bindings/tensor_arg.h"
 #include "cuda/device.h"
 #include "cuda/letterbox.h"
@@ -69,7 +70,7 @@ void bind_letterbox(py::module_& module) {
           params.mean[c] = static_cast<float>(mean[static_cast<std::size_t>(c)]);
           params.divisor[c] = static_cast<float>(divisor[static_cast<std::size_t>(c)]);
         }
-        py::gil_scoped_release release;
+        const GilRelease release;
         const cuda::DeviceGuard guard("letterbox", args.device());
         cuda::letterbox(image_arg.view(), out_arg.view(), params, as_stream(stream));
       },
@@ -86,7 +87,7 @@ void bind_post(py::module_& module) {
         CudaArgs args("decode");
         const auto cls_args = args.take_list(cls, "class output"), reg_args = args.take_list(reg, "box output");
         const TensorArg boxes_arg = args.take(boxes, "boxes"), scores_arg = args.take(scores, "scores");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const HeadOutputs heads = check_heads("decode", views(cls_args), views(reg_args), strides, channels_last);
         const cuda::DeviceGuard guard("decode", args.device());
         cuda::decode(heads, boxes_arg.view(), scores_arg.view(), as_stream(stream));
@@ -110,7 +111,7 @@ void bind_post(py::module_& module) {
                         detections_arg = args.take(detections, "detections"),
                         counts_arg = args.take(counts, "result counts"),
                         workspace_arg = args.take(workspace, "workspace");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const cuda::DeviceGuard guard(op, args.device());
         cuda::nms_candidates(boxes_arg.view(), scores_arg.view(), classes_arg.view(), candidates_arg.view(),
                              {static_cast<float>(iou), max_det, agnostic}, detections_arg.view(), counts_arg.view(),
@@ -130,7 +131,7 @@ void bind_quantize(py::module_& module) {
         CudaArgs args(op);
         const TensorArg x_arg = args.take(x, "x"), scale_arg = args.take(scale, "scale"),
                         out_arg = args.take(out, "out");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const cuda::DeviceGuard guard(op, args.device());
         cuda::fake_quantize(x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max}, out_arg.view(),
                             as_stream(stream));
@@ -145,7 +146,7 @@ void bind_quantize(py::module_& module) {
         CudaArgs args(op);
         const TensorArg grad_arg = args.take(grad, "grad"), x_arg = args.take(x, "x"),
                         scale_arg = args.take(scale, "scale"), out_arg = args.take(out, "out");
-        py::gil_scoped_release release;
+        const GilRelease release;
         const cuda::DeviceGuard guard(op, args.device());
         cuda::fake_quantize_backward(grad_arg.view(), x_arg.view(), scale_arg.view(), {axis, quant_min, quant_max},
                                      out_arg.view(), as_stream(stream));

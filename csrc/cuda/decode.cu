@@ -7,8 +7,9 @@ namespace {
 
 constexpr int kBins = 17;
 
-// exp(-|x|) never overflows, and both signs of x share it.
+// exp(-|x|) never overflows, and both signs of x share it; 0 below -87, as on the CPU.
 __device__ float sigmoid(float x) {
+  if (x < -87.0f) return 0.0f;
   const float e = expf(x > 0.0f ? -x : x);
   return (x > 0.0f ? 1.0f : e) / (1.0f + e);
 }
