@@ -19,7 +19,7 @@ def cpu() -> ModuleType:
         module.isa()
     except ImportError as error:
         raise ImportError(
-            f"yolonas: the native module yolonas._cpu cannot be loaded ({error}); build it with `{BUILD_COMMAND}` in "
+            f"the native module yolonas._cpu cannot be loaded ({error}); build it with `{BUILD_COMMAND}` in "
             "the source folder, or install a wheel for this Python and platform"
         ) from error
     return module

@@ -5,7 +5,8 @@ The CPU implementations hand torch's memory to the native module without copying
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -17,7 +18,17 @@ from .decode import _anchors
 Tensor = torch.Tensor
 
 
-@torch.library.custom_op("yolonas::letterbox", mutates_args=(), device_types="cpu")
+def _operator(name: str, schema: str) -> Callable[[Callable[..., Any]], Any]:
+    """Registers a CPU implementation. The schema is spelled out: torch versions read annotations differently."""
+    return torch.library.custom_op(f"yolonas::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+@_operator(
+    "letterbox",
+    "(Tensor image, SymInt[] frame, SymInt[] resized, SymInt[] offset, SymInt pad_value, "
+    "bool swap_channels, bool hwc, float[] mean, float[] divisor) "
+    "-> Tensor",
+)
 def letterbox(
     image: Tensor,
     frame: Sequence[int],
@@ -51,7 +62,10 @@ def _(image, frame, resized, offset, pad_value, swap_channels, hwc, mean, diviso
     return image.new_empty((*frame, 3) if hwc else (3, *frame), dtype=torch.float32)
 
 
-@torch.library.custom_op("yolonas::decode", mutates_args=(), device_types="cpu")
+@_operator(
+    "decode",
+    "(Tensor[] cls, Tensor[] reg, float[] strides, bool channels_last) -> (Tensor, Tensor)",
+)
 def decode(
     cls: Sequence[Tensor], reg: Sequence[Tensor], strides: Sequence[float], channels_last: bool
 ) -> tuple[Tensor, Tensor]:
@@ -66,7 +80,12 @@ def _(cls, reg, strides, channels_last):
     return _decode_outputs(cls, channels_last)
 
 
-@torch.library.custom_op("yolonas::decode_candidates", mutates_args=(), device_types="cpu")
+@_operator(
+    "decode_candidates",
+    "(Tensor[] cls, Tensor[] reg, float[] strides, float conf, SymInt top_k, bool multi_label, "
+    "SymInt[]? classes, bool channels_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
 def decode_candidates(
     cls: Sequence[Tensor],
     reg: Sequence[Tensor],
@@ -101,7 +120,11 @@ def _(cls, reg, strides, conf, top_k, multi_label, classes, channels_last):
     return _candidate_outputs(cls, top_k)
 
 
-@torch.library.custom_op("yolonas::nms_candidates", mutates_args=(), device_types="cpu")
+@_operator(
+    "nms_candidates",
+    "(Tensor boxes, Tensor scores, Tensor classes, Tensor counts, float iou, SymInt max_det, bool agnostic) "
+    "-> (Tensor, Tensor)",
+)
 def nms_candidates(
     boxes: Tensor, scores: Tensor, classes: Tensor, counts: Tensor, iou: float, max_det: int, agnostic: bool
 ) -> tuple[Tensor, Tensor]:
@@ -122,7 +145,12 @@ def _(boxes, scores, classes, counts, iou, max_det, agnostic):
     return _detection_outputs(boxes, max_det)
 
 
-@torch.library.custom_op("yolonas::batched_nms", mutates_args=(), device_types="cpu")
+@_operator(
+    "batched_nms",
+    "(Tensor boxes, Tensor scores, float conf, float iou, SymInt top_k, SymInt max_det, "
+    "bool multi_label, bool agnostic, SymInt[]? classes) "
+    "-> (Tensor, Tensor)",
+)
 def batched_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -156,7 +184,12 @@ def _(boxes, scores, conf, iou, top_k, max_det, multi_label, agnostic, classes):
     return _detection_outputs(boxes, max_det)
 
 
-@torch.library.custom_op("yolonas::conv2d_bias_act", mutates_args=(), device_types="cpu")
+@_operator(
+    "conv2d_bias_act",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, SymInt stride, SymInt padding, bool relu, "
+    "float residual_scale) "
+    "-> Tensor",
+)
 def conv2d_bias_act(
     x: Tensor,
     weight: Tensor,
@@ -187,7 +220,10 @@ def _(x, weight, bias, residual, stride, padding, relu, residual_scale):
     return x.new_empty(conv2d_shape(x.shape, weight.shape, stride, padding))
 
 
-@torch.library.custom_op("yolonas::fake_quantize", mutates_args=(), device_types="cpu")
+@_operator(
+    "fake_quantize",
+    "(Tensor x, Tensor scale, SymInt axis, SymInt quant_min, SymInt quant_max) -> Tensor",
+)
 def fake_quantize(x: Tensor, scale: Tensor, axis: int, quant_min: int, quant_max: int) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     _native.cpu().fake_quantize(x.detach(), _flat(scale), out, axis=axis, quant_min=quant_min, quant_max=quant_max)
@@ -199,7 +235,10 @@ def _(x, scale, axis, quant_min, quant_max):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("yolonas::fake_quantize_backward", mutates_args=(), device_types="cpu")
+@_operator(
+    "fake_quantize_backward",
+    "(Tensor grad, Tensor x, Tensor scale, SymInt axis, SymInt quant_min, SymInt quant_max) -> Tensor",
+)
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, axis: int, quant_min: int, quant_max: int) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     _native.cpu().fake_quantize_backward(
