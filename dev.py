@@ -57,10 +57,12 @@ def demo(arguments: list[str]) -> None:
             flush=True,
         )
         run([python, str(ROOT / "tests" / "recipe_checkpoint.py"), weights])
-    command = [python, "-m", "yolonas", "predict", f"model={weights}", *(f"source={path}" for path in source)]
+    # The installed command, not `python -m`, which would take the source folder where this runs from there.
+    program = Path(python).with_name("yolonas.exe" if os.name == "nt" else "yolonas")
+    command = [str(program), "predict", f"model={weights}", *(f"source={path}" for path in source)]
     if made:
         command += ["conf=0.8", "max_det=20"]
-    run(command)
+    run(command, cwd=Path.cwd())  # what the user names stands where the user is
 
 
 def find_weights(python: str) -> str:
@@ -72,7 +74,8 @@ def find_weights(python: str) -> str:
         "try:\n    print(resolve_weights('yolo_nas_s'))\n"
         "except CheckpointError as error:\n    print(error, file=sys.stderr)\n"
     )
-    done = subprocess.run([python, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    # -I: the installed package, not the source folder that this may run from.
+    done = subprocess.run([python, "-I", "-c", code], stdout=subprocess.PIPE, text=True, check=False)
     return done.stdout.strip()
 
 

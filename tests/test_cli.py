@@ -56,10 +56,48 @@ def pictures(tmp_path: Path) -> Path:
         (["predict", "name=007", "source=0", "project=1e3"], {"name": "007", "source": "0", "project": "1e3"}),
         (["mode=predict", "task=detect", "model=x"], {"model": "x"}),
         (["predict", "source=https://host/a?b=c"], {"source": "https://host/a?b=c"}),
+        (["predict", "source=https://host/a?b=", "save"], {"source": "https://host/a?b=", "save": True}),
+        (["predict", "source=['a.jpg','b.jpg']"], {"source": ["a.jpg", "b.jpg"]}),
+        (["predict", "source=[a.jpg,", "b.jpg]"], {"source": ["a.jpg", "b.jpg"]}),
+        (["predict", "source=[0,1]", "device=[0]"], {"source": [0, 1], "device": [0]}),
+        (["predict", "source=[ab].jpg", "device=0"], {"source": "[ab].jpg", "device": 0}),
+        (["predict", "source=[ab]"], {"source": "[ab]"}),
+        (["predict", "source=img[1.jpg", "conf=.3"], {"source": "img[1.jpg", "conf": 0.3}),
+        (
+            ["predict", "classes=0,2", "imgsz=640,384", "device=none"],
+            {"classes": (0, 2), "imgsz": (640, 384), "device": None},
+        ),
     ],
 )
 def test_grammar(words: list[str], values: dict) -> None:
     assert parse(words) == ("predict", values)
+
+
+def test_old_names_are_warned_of_once(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("predict", f"model={checkpoint}", f"source={pictures / 'a.png'}", "imgsz=64", "save=False")
+    done = run(*words, "hide_labels", "augment", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("'hide_labels' is an old name") == 1
+    assert done.stderr.count("'augment' has no effect") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_names_that_are_no_text_can_be_printed(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a.png").rename(os.fsdecode(os.fsencode(pictures) + b"/bad\xff.png"))
+    (pictures / "b.png").rename(pictures / "esc\x1b[31m.png")
+    (pictures / "c.png").unlink()
+    done = run("predict", f"model={checkpoint}", f"source={pictures}", "imgsz=64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bad?.png" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert len(list((tmp_path / "runs" / "detect" / "predict").iterdir())) == 2
+
+
+def test_wrong_sizes_of_the_info_command(checkpoint: Path, tmp_path: Path) -> None:
+    for size, text in {"abc": "imgsz must be a number", "640,640,3": "one side or", "100": "multiples of 32"}.items():
+        done = run("info", f"model={checkpoint}", f"imgsz={size}", cwd=tmp_path)
+        assert done.returncode == 2
+        assert text in done.stderr
 
 
 @pytest.mark.parametrize(

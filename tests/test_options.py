@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 
 from yolonas.options import unknown_name
@@ -83,8 +84,15 @@ def test_precisions(value: object, kept: str) -> None:
     assert PredictOptions.of(quantize=value).quantize == kept
 
 
+@pytest.mark.parametrize(("quantize", "kept"), [(None, "fp16"), (32, "fp32")])
+def test_an_old_precision_gives_way_only_to_a_new_one(quantize: object, kept: str) -> None:
+    assert PredictOptions.of(half=True, quantize=quantize).quantize == kept
+
+
 def test_sizes_and_classes() -> None:
     assert PredictOptions.of(imgsz=320).imgsz == (320, 320)
     assert PredictOptions.of(imgsz=[384, 640]).imgsz == (384, 640)
     assert PredictOptions.of(classes=3).classes == (3,)
     assert PredictOptions.of(classes=[1, 2]).classes == (1, 2)
+    assert PredictOptions.of(classes=np.array([1, 2])).classes == (1, 2)
+    assert PredictOptions.of(classes=np.int64(1)).classes == (1,)

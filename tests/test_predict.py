@@ -16,8 +16,10 @@ import torch
 from golden_recipe import fill_
 
 from yolonas import NAS, SourceError
+from yolonas.engine import TorchEngine
 from yolonas.nn import YoloNAS
 from yolonas.ops import batched_nms
+from yolonas.writer import RunWriter
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +279,78 @@ def test_an_interrupted_video_is_complete_up_to_there(recipe: NAS, picture: np.n
     written.release()
 
 
+@pytest.mark.parametrize("promised", [3, 9])
+def test_a_video_may_have_other_frames_than_its_header_says(
+    recipe: NAS, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promised: int
+) -> None:
+    from yolonas.data import video as videos
+
+    for name in ("a.avi", "b.avi"):
+        video = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter_fourcc(*"MJPG"), 10, (120, 90))
+        for _ in range(5):
+            video.write(picture)
+        video.release()
+    as_it_is = videos._clip
+
+    def lying(*arguments: Any) -> Any:
+        clip = as_it_is(*arguments)
+        clip.frames = promised
+        return clip
+
+    monkeypatch.setattr(videos, "_clip", lying)
+    open_videos = []
+    finish = RunWriter._finish_videos
+    monkeypatch.setattr(RunWriter, "_finish_videos", lambda self: (open_videos.append(len(self._videos)), finish(self)))
+    recipe.predict([str(tmp_path / "a.avi"), str(tmp_path / "b.avi")], imgsz=64, save=True, verbose=False)
+    for name in ("a.avi", "b.avi"):
+        written = cv2.VideoCapture(str(tmp_path / "runs" / "detect" / "predict" / name))
+        assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+        written.release()
+    assert max(open_videos) == 1  # a folder of videos does not keep them all open
+
+
+def test_save_frames_is_for_videos(recipe: NAS, picture: np.ndarray, tmp_path: Path) -> None:
+    recipe.predict(picture, imgsz=64, save_frames=True, verbose=False)
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+def test_showing_alone_has_no_folder(recipe: NAS, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolonas.results.Results.show", lambda *_, **__: None)
+    assert recipe.predict(picture, imgsz=64, show=True, verbose=False)[0].save_dir is None
+
+
+def test_closing_early_still_tells_of_a_full_disk(
+    recipe: NAS, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("yolonas.writer.write_image", full)
+    results = recipe.predict([picture] * 3, stream=True, imgsz=64, save=True, verbose=False)
+    next(results)
+    with pytest.raises(OSError, match="No space left"):
+        results.close()
+
+
+def test_a_module_that_was_replaced_or_changed_is_the_one_that_predicts(picture: np.ndarray) -> None:
+    detector = NAS(fill_(YoloNAS("s").eval()))
+    options = {"imgsz": 64, "conf": 0.5, "verbose": False}
+    first = detector.predict(picture, **options)[0]
+    detector.model.half()
+    assert len(detector.predict(picture, **options)[0]) > 0
+    detector.model = YoloNAS("s").eval()
+    assert len(detector.predict(picture, **options)[0]) != len(first)
+    assert detector.model.form == "folded"
+
+
+def test_half_precision_leaves_the_module_as_it_is(recipe: NAS) -> None:
+    engine = TorchEngine(recipe.model, torch.device("cpu"), half=True)
+    assert next(engine.model.parameters()).dtype == torch.float16
+    assert {parameter.dtype for parameter in recipe.model.parameters()} == {torch.float32}
+    assert engine.stands_for(recipe.model, torch.device("cpu"), half=True)
+    assert not engine.stands_for(recipe.model, torch.device("cpu"), half=False)
+
+
 def test_a_full_disk_ends_the_run_with_its_reason(
     recipe: NAS, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +386,9 @@ def test_names_from_a_data_yaml(picture: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("names: [cat, dog]\n")
     assert detector.predict(picture, data="two.yaml", imgsz=64, verbose=False)[0].names == {0: "cat", 1: "dog"}
     (tmp_path / "one.yaml").write_text("names: [cat]\n")
+    detector.names = {0: "a", 1: "b"}  # known names stay, whatever the file has
+    assert detector.predict(picture, data="one.yaml", imgsz=64, verbose=False)[0].names == {0: "a", 1: "b"}
+    detector.names = {0: "class_0", 1: "class_1"}
     with pytest.raises(ValueError, match="must have names for the model's 2 classes, got 1"):
         detector.predict(picture, data="one.yaml", imgsz=64, verbose=False)
 

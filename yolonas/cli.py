@@ -12,12 +12,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .options import unknown_name
+from .options import flag, image_size, unknown_name
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -25,7 +26,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 NOT_YET = ("val", "export", "quantize", "train", "track", "benchmark")
 TASKS = ("detect",)
-VERBATIM = ("model", "name", "project", "source", "data", "device")  # never read as Python literals
+VERBATIM = ("model", "name", "project", "source", "data")  # never read as Python literals
 
 
 class UsageError(ValueError):
@@ -35,6 +36,8 @@ class UsageError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # a class name that the console has no letters for must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         mode, values = parse(words)
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, NotImplementedError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if os.environ.get("YOLONAS_DEBUG"):
             raise
-        print(f"yolonas: {error or type(error).__name__}", file=sys.stderr)
+        print(f"yolonas: {str(error) or type(error).__name__}", file=sys.stderr)
         return USAGE if type(error) in (ValueError, TypeError) else FAILED
 
 
@@ -76,7 +79,7 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
                 raise UsageError(f"{token!r} must have the form name=value")
             if value == "" and key not in ("name", "project"):
                 raise UsageError(f"{key}= has no value")
-            values[key] = value if key in VERBATIM and not _is_none(value) else _literal(value)
+            values[key] = _verbatim(key, value) if key in VERBATIM and not _is_none(value) else _literal(value)
         elif mode is None and plain in (*COMMANDS, "h", "v"):
             mode = {"h": "help", "v": "version"}.get(plain, plain)
         elif plain in TASKS and mode is None:
@@ -111,17 +114,21 @@ def predict(values: dict[str, Any]) -> int:
     source = values.pop("source", None)
     values.setdefault("save", True)
     values.pop("stream", None)
-    PredictOptions.of(**values)  # before the weights are loaded: a wrong option should not cost a download
-    if values.get("verbose", True):
+    # Before the weights are loaded: a wrong option should not cost a download. From here on the names are the new ones.
+    options = PredictOptions.of(**values)
+    kept = [item.name for item in fields(options) if not item.metadata["ignored"] and item.name != "stream"]
+    if options.verbose:
         print(_headline())
     detector = NAS(model)
     detector.fuse()
-    if values.get("verbose", True):
+    if options.verbose:
         detector.info()
     found = 0
+    results: Any = detector.predict(source, stream=True, **{name: getattr(options, name) for name in kept})
     try:
-        for result in detector.predict(source, stream=True, **values):
-            found += len(result)
+        with closing(results):  # after Ctrl-C too, so that its files are complete
+            for result in results:
+                found += len(result)
     except KeyboardInterrupt:
         seen = detector.predictor.seen if detector.predictor else 0
         print(f"interrupted after {seen} pictures; what was written up to here is complete", file=sys.stderr)
@@ -130,7 +137,7 @@ def predict(values: dict[str, Any]) -> int:
         print(f"yolonas: {error}", file=sys.stderr)
         return FAILED
     predictor = detector.predictor
-    if values.get("verbose", True):
+    if options.verbose:
         counted = f"{predictor.seen} picture{'s' * (predictor.seen != 1)}"
         print(f"{found} detection{'s' * (found != 1)} in {counted}")
     return FAILED if predictor.skipped else OK
@@ -141,8 +148,10 @@ def info(values: dict[str, Any]) -> int:
     from .info import model_info
     from .weights import resolve_weights
 
-    if "model" not in values:
+    if values.get("model") is None:
         raise UsageError("info needs model=FILE or model=yolo_nas_s")
+    detailed = flag("detailed", values.get("detailed", False))
+    size = None if values.get("imgsz") is None else image_size("imgsz", values["imgsz"])
     path = resolve_weights(values["model"])
     checkpoint = read_checkpoint(path)
     preprocess = checkpoint.preprocess
@@ -162,8 +171,8 @@ def info(values: dict[str, Any]) -> int:
         print(f"{'note':<11} {note}")
     model_info(
         load_model(checkpoint),
-        detailed=bool(values.get("detailed", False)),
-        imgsz=values.get("imgsz") or preprocess.size,
+        detailed=detailed,
+        imgsz=size or preprocess.size,
     )
     return OK
 
@@ -257,18 +266,20 @@ def _option_names(mode: str) -> tuple[str, ...]:
 def _join_equals(words: Sequence[str]) -> list[str]:
     """Joins 'a = b', 'a =b' and 'a= b' to 'a=b', and lists that the shell split at spaces."""
     tokens: list[str] = []
-    open_brackets = 0
     for word in words:
-        glue = bool(tokens) and (open_brackets > 0 or word == "=" or word.startswith("=") or tokens[-1].endswith("="))
-        if glue:
+        if tokens and (word.startswith("=") or re.fullmatch(r"-*\w+=", tokens[-1]) or _is_open(tokens[-1])):
             tokens[-1] += word
         else:
             tokens.append(word)
-        open_brackets += word.count("[") + word.count("(") - word.count("]") - word.count(")")
-        open_brackets = max(open_brackets, 0)
     if any("=" in word and (word.startswith("=") or word.endswith("=")) for word in words):
         LOGGER.warning("spaces around '=' are not needed: name=value")
     return tokens
+
+
+def _is_open(token: str) -> bool:
+    """Whether a list has begun that is not closed. File names may hold single brackets, but not begin with them."""
+    value = token.partition("=")[2]
+    return value[:1] in ("[", "(") and sum(map(value.count, "[(")) > sum(map(value.count, "])"))
 
 
 def _plain(token: str) -> str:
@@ -278,6 +289,17 @@ def _plain(token: str) -> str:
     if stripped != token:
         LOGGER.warning("read %r as %r", token, stripped)
     return stripped
+
+
+def _verbatim(key: str, value: str) -> str | list[Any]:
+    """The text as it is, but for sources in brackets, with or without quotes (a shell takes them away)."""
+    if key != "source" or not re.fullmatch(r"\[.*\]", value):
+        return value
+    listed = _literal(value)
+    if isinstance(listed, list):
+        return listed
+    # "[ab].jpg" and "[0-9]*" are patterns; one that is a set of letters and commas and nothing else is not.
+    return [part.strip(" '\"") for part in value[1:-1].split(",")] if "," in value else value
 
 
 def _is_none(value: str) -> bool:

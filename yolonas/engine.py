@@ -6,6 +6,7 @@ keep its interface.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,30 @@ from .nn import YoloNAS, fuse_
 class TorchEngine:
     """A YoloNAS module on a torch device.
 
-    The module is fused in place when the engine is made, so no second copy of the weights exists.
+    The module is fused and moved in place when the engine is made, so no second copy of the weights exists. Only
+    `half=True` runs on a copy, in float16: rounding the module's own weights could not be undone.
     """
 
     def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
         self.device = device
         self.half = half
         self.dtype = torch.float16 if half else torch.float32
-        self.model = fuse_(model.eval()).to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        self._source = fuse_(model.eval()).to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
+        self.model = copy.deepcopy(self._source).half() if half else self._source
 
     @property
     def name(self) -> str:
         return f"torch {self.dtype} on {self.device}"
+
+    def stands_for(self, model: YoloNAS, device: torch.device, *, half: bool) -> bool:
+        """Whether an engine for these arguments would be the same: the module may have been replaced or moved since."""
+        weight = next(model.parameters())
+        return (
+            self._source is model
+            and self.half == half
+            and _number(self.device) == _number(device) == _number(weight.device)
+            and weight.dtype == torch.float32
+        )
 
     def heads(self, batch: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Class and box logits per level, channels last: float32 `(N, h, w, K)` and `(N, h, w, 68)`.
@@ -95,6 +108,10 @@ def choose_device(device: Any) -> torch.device:
     elif chosen.type != "cpu":
         raise ValueError(f"device must be 'cpu', 'cuda', a GPU number or 'mps', got {device!r}")
     return chosen
+
+
+def _number(device: torch.device) -> tuple[str, int]:
+    return device.type, device.index or 0  # "cuda" and "cuda:0" are the same, but not equal
 
 
 def _channels_last(level: torch.Tensor) -> np.ndarray:

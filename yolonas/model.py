@@ -66,7 +66,7 @@ class NAS:
         if isinstance(model, str | os.PathLike):
             if names is not None:
                 raise ValueError(
-                    "NAS: names are for a module; a file has its own (predict takes data=... to replace them)"
+                    "NAS: names are for a module; a file has its own (where it has none, predict takes data=...)"
                 )
             self.load(model)
         else:
@@ -113,10 +113,8 @@ class NAS:
             )
             source = draw_scene()
         names = self.names
-        if chosen.data is not None:
-            from_yaml = names_of_yaml(chosen.data, len(names))
-            if all(name == f"class_{index}" for index, name in names.items()):
-                names = from_yaml
+        if chosen.data is not None and all(name == f"class_{index}" for index, name in names.items()):
+            names = names_of_yaml(chosen.data, len(names))
         preprocess = preprocess_of(chosen, self.preprocess)
         self.predictor = Predictor(
             self._engine_for(chosen.device, half=chosen.quantize == "fp16"),
@@ -277,12 +275,14 @@ class NAS:
     def _engine_for(self, device: Any, *, half: bool) -> Any:
         from .engine import TorchEngine, choose_device
 
+        if device is None:
+            device = self.overrides.get("device")
         keep = device is None and self._engine is not None
         chosen = self._engine.device if keep else choose_device(device)
         if half and chosen.type == "cpu":
             LOGGER.warning("quantize='fp16' is for GPUs; running in fp32 on the CPU")
             half = False
-        if self._engine is None or self._engine.device != chosen or self._engine.half != half:
+        if self._engine is None or not self._engine.stands_for(self.model, chosen, half=half):
             self._engine = TorchEngine(self.model, chosen, half=half)
         return self._engine
 

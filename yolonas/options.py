@@ -144,6 +144,7 @@ def image_size(name: str, value: Any) -> tuple[int, int]:
 
 def class_list(name: str, value: Any) -> tuple[int, ...]:
     """One class number or several."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy, torch
     values = list(value) if isinstance(value, list | tuple | set | range) else [value]
     return tuple(whole(0, 1 << 20)(name, item) for item in values)
 

@@ -107,7 +107,8 @@ class PredictOptions:
                 value = values.pop(old)
                 if value is not None and flag(old, value):
                     LOGGER.warning("'%s' is an old name, use quantize='%s'", old, new)
-                    values.setdefault("quantize", new)
+                    if values.get("quantize") is None:
+                        values["quantize"] = new
         return build(cls, values, renamed=_RENAMED, dropped=_DROPPED)
 
 
@@ -186,7 +187,7 @@ class Predictor:
                         if writer is not None:
                             writer.add(picture, result)
                             self.save_dir = writer.folder
-                            result.save_dir = str(writer.folder)
+                            result.save_dir = writer.folder and str(writer.folder)
                         progress.done(picture, result, self._input_shape)
                     self.on_event("on_predict_batch_end", self)
                     yield from self.results
@@ -375,14 +376,17 @@ class _Progress:
             self.bar.close()
 
     def _advance(self, picture: Picture) -> None:
-        """The bar counts files; frames of a video move it when the video ends."""
-        if self.bar is not None and (picture.kind == "image" or picture.frame == picture.frames):
-            self.bar.update()
+        """The bar counts files, a video when the next file begins; of live streams it counts frames."""
+        if self.bar is not None:
+            running = picture.kind == "video" and picture.error is None
+            self.bar.update(1 if picture.kind == "stream" else max(0, picture.index - running - self.bar.n))
 
 
 def _label(picture: Picture) -> str:
     position = f"{picture.index}/{picture.total}" if picture.total else f"{picture.index}"
+    # A name may hold escape codes for the terminal, or bytes that are no text and cannot be printed.
+    path = "".join(letter if letter.isprintable() else "?" for letter in picture.path)
     if picture.kind == "image":
-        return f"image {position} {picture.path}"
+        return f"image {position} {path}"
     frame = f"{picture.frame}/{picture.frames}" if picture.frames else f"{picture.frame}"
-    return f"{picture.kind} {position} (frame {frame}) {picture.path}"
+    return f"{picture.kind} {position} (frame {frame}) {path}"

@@ -53,7 +53,7 @@ class RunWriter:
             moving = picture.kind != "image"
             stem = self._stem(picture)
             label = f"{stem}_{picture.frame}" if moving and picture.frame is not None else stem
-            if options.save or options.save_frames:
+            if options.save or (options.save_frames and moving):
                 pool = self._frames if moving else self._pictures
                 self._queue(
                     pool, self._save_moving if moving else self._save_picture, self.folder, stem, picture, result
@@ -72,18 +72,17 @@ class RunWriter:
         """Waits until everything is written and closes the videos."""
         self._pictures.shutdown(wait=True)
         self._frames.shutdown(wait=True)
-        for video in self._videos.values():
-            video.finish()
-        self._videos.clear()
+        self._finish_videos()
         self._raise_error()
 
     def close(self) -> None:
         """Ends the threads after an interruption. What was queued is still written, and videos are closed where they
-        are."""
+        are. Called while another error is on its way, it leaves that one to be the reason."""
+        under_way = sys.exc_info()[0]
         try:
             self.finish()
         except Exception:
-            if sys.exc_info()[0] is None:
+            if under_way in (None, GeneratorExit):
                 raise
 
     def _stem(self, picture: Picture) -> str:
@@ -110,13 +109,17 @@ class RunWriter:
         drawn = result.plot(**self._drawing())
         if self.options.save:
             if picture.index not in self._videos:
+                if picture.kind == "video":  # they come one after another; how many frames one has is known at its end
+                    self._finish_videos()
                 fps = (picture.fps or DEFAULT_FPS) / self.options.vid_stride
                 self._videos[picture.index] = _Video(folder / stem, drawn.shape[:2], fps)
             self._videos[picture.index].write(drawn)
-            if picture.frame is not None and picture.frame == picture.frames:
-                self._videos.pop(picture.index).finish()
         if self.options.save_frames:
             write_image(folder / f"{stem}_frames" / f"{picture.frame}.jpg", drawn)
+
+    def _finish_videos(self) -> None:
+        while self._videos:
+            self._videos.popitem()[1].finish()
 
     def _save_labels(self, path: Path, result: Results) -> None:
         path.unlink(missing_ok=True)  # of an earlier run in the same folder; save_txt appends
