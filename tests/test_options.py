@@ -13,7 +13,7 @@ from yolonas.predict import PredictOptions
 
 def test_defaults() -> None:
     options = PredictOptions.of()
-    assert (options.conf, options.iou, options.imgsz, options.max_det, options.batch) == (None, None, None, 300, 1)
+    assert (options.conf, options.iou, options.imgsz, options.max_det, options.batch) == (None, None, None, None, 1)
     assert options.save is False
     assert options.verbose is True
 
@@ -26,7 +26,7 @@ def test_defaults() -> None:
         ("conf", float("nan"), "conf must be finite"),
         ("conf", "high", "conf must be a number, got 'high'"),
         ("iou", 1.5, "iou must lie in 0..1"),
-        ("imgsz", 650, "imgsz must be multiples of 32, got 650x650; the next size up is 672x672"),
+        ("imgsz", 20_000, "imgsz must be at most 16384"),
         ("imgsz", (640, 640, 3), "one side or"),
         ("imgsz", 10**9, "imgsz must be a whole number in"),
         ("batch", 0, r"batch must be a whole number in 1\.\.4096, got 0"),
@@ -87,6 +87,16 @@ def test_precisions(value: object, kept: str) -> None:
 @pytest.mark.parametrize(("quantize", "kept"), [(None, "fp16"), (32, "fp32")])
 def test_an_old_precision_gives_way_only_to_a_new_one(quantize: object, kept: str) -> None:
     assert PredictOptions.of(half=True, quantize=quantize).quantize == kept
+
+
+def test_sizes_go_up_to_the_stride(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "yolonas"):
+        assert PredictOptions.of(imgsz=(650, 640)).imgsz == (672, 640)
+    assert "imgsz 650x640 is not a multiple of 32, using 672x640" in caplog.text
+
+
+def test_none_is_the_default() -> None:
+    assert PredictOptions.of(**dict.fromkeys(PredictOptions.__dataclass_fields__)) == PredictOptions()
 
 
 def test_sizes_and_classes() -> None:

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if hasattr(sys.stdout, "reconfigure"):  # a class name that the console has no letters for must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    LOGGER.setLevel(logging.INFO)
     try:
         mode, values = parse(words)
         return COMMANDS[mode](values)
@@ -140,7 +141,7 @@ def predict(values: dict[str, Any]) -> int:
     if options.verbose:
         counted = f"{predictor.seen} picture{'s' * (predictor.seen != 1)}"
         print(f"{found} detection{'s' * (found != 1)} in {counted}")
-    return FAILED if predictor.skipped else OK
+    return FAILED if predictor.skipped or predictor.notes else OK
 
 
 def info(values: dict[str, Any]) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("yolonas")
 
+LARGE_RESULTS = 1 << 30  # bytes of pictures in a list of results, from which on a warning is due
+
 EVENTS = (
     *("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"),
     *("on_predict_end", "on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end"),
@@ -87,7 +89,8 @@ class NAS:
             source: file, folder, glob, list, `.txt` list, URL, camera number, array `(H, W, 3)` BGR uint8, PIL
                 picture, tensor `(B, 3, H, W)` RGB in 0..1 with sides in multiples of 32, encoded bytes. None: a drawn
                 demonstration picture.
-            stream: True returns a generator, whose memory does not grow with the source.
+            stream: True returns a generator, whose memory does not grow with the source; the source is opened when
+                the first result is asked for.
             predictor: taken for compatibility; must be None.
             options: see `predict.PredictOptions`.
 
@@ -125,7 +128,7 @@ class NAS:
             self._run_callbacks,
         )
         results = self.predictor.stream(source)
-        return results if chosen.stream else list(results)
+        return results if chosen.stream else _collect(results)
 
     def info(
         self, detailed: bool = False, verbose: bool = True, imgsz: int | tuple[int, int] | None = None
@@ -294,6 +297,17 @@ class NAS:
     def _run_callbacks(self, event: str, subject: Any) -> None:
         for function in self._callbacks[event]:
             function(subject)
+
+
+def _collect(results: Iterator[Results]) -> list[Results]:
+    """A list, with a warning when its pictures fill the memory: a live stream never ends."""
+    kept, size = [], 0
+    for result in results:
+        kept.append(result)
+        before, size = size, size + result.orig_img.nbytes
+        if before < LARGE_RESULTS <= size:
+            LOGGER.warning("predict: %d results hold %.1f GB so far; stream=True keeps none", len(kept), size / 1e9)
+    return kept
 
 
 def _not_yet(what: str) -> NotImplementedError:

@@ -39,7 +39,7 @@ def build(
 
     Args:
         kind: the options dataclass.
-        values: by name; None means the default where the default is None, and is checked otherwise.
+        values: by name; None means the default.
         renamed: old name -> (new name, function from the old value to the new one); taken with a warning.
         dropped: names that older releases had and that mean nothing any more; taken with a warning.
 
@@ -60,9 +60,7 @@ def build(
             LOGGER.warning("'%s' has no meaning here and is ignored", name)
         elif name not in known:
             raise ValueError(unknown_name("argument", name, [*known, *renamed]))
-        elif value is None and known[name].default is None:
-            checked[name] = None
-        else:
+        elif value is not None:
             checked[name] = known[name].metadata["check"](name, value)
             if known[name].metadata["ignored"] and checked[name] != known[name].default:
                 LOGGER.warning("'%s' has no effect here and is ignored", name)
@@ -129,15 +127,18 @@ def one_of(*choices: str) -> Check:
 
 
 def image_size(name: str, value: Any) -> tuple[int, int]:
-    """One side or (height, width), multiples of 32."""
-    from .preprocess import check_size
+    """One side or (height, width); sides that are no multiple of 32 go up to the next one, with a warning."""
+    from .preprocess import check_size, round_up
 
     sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(sides) == 1:
         sides = sides * 2
     if len(sides) != 2:
         raise ValueError(f"{name} must be one side or (height, width), got {value!r}")
-    size = (whole(1, 1 << 20)(name, sides[0]), whole(1, 1 << 20)(name, sides[1]))
+    wanted = (whole(1, 1 << 20)(name, sides[0]), whole(1, 1 << 20)(name, sides[1]))
+    size = (round_up(wanted[0]), round_up(wanted[1]))
+    if size != wanted:
+        LOGGER.warning("%s %dx%d is not a multiple of 32, using %dx%d", name, *wanted, *size)
     check_size(name, size)
     return size
 

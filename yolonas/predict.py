@@ -62,9 +62,11 @@ class PredictOptions:
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
     quantize: str | None = option(None, _precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
     batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")
-    max_det: int = option(300, whole(1, 100_000), "detections kept per picture")
+    max_det: int | None = option(
+        None, whole(1, 100_000), "detections kept per picture (default: the checkpoint's, 300)"
+    )
     classes: tuple[int, ...] | None = option(None, class_list, "only these class numbers")
-    agnostic_nms: bool = option(False, flag, "NMS across classes")
+    agnostic_nms: bool | None = option(None, flag, "NMS across classes (default: the checkpoint's, False)")
     multi_label: bool | None = option(None, flag, "several classes for one box (default: as the protocol does)")
     vid_stride: int = option(1, whole(1, 100_000), "every n-th frame of videos")
     stream_buffer: bool = option(False, flag, "live streams: True every frame, False the newest one")
@@ -139,7 +141,8 @@ class Predictor:
     """One run over one source. `stream()` yields `Results` in order; afterwards the attributes tell how it went.
 
     Attributes: `options`, `save_dir` (Path or None), `seen` (pictures predicted), `skipped` (list of `Skipped`),
-        `results` (the latest batch), `speed` (mean ms per picture by stage).
+        `notes` (what was odd about videos, one sentence each), `results` (the latest batch), `speed` (mean ms per
+        picture by stage).
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class Predictor:
         self.save_dir: Path | None = None
         self.seen = 0
         self.skipped: list[Skipped] = []
+        self.notes: list[str] = []
         self.results: list[Results] = []
         self._spent = np.zeros(3)  # seconds in preprocess, inference, postprocess
         self._input_shape: tuple[int, ...] = ()
@@ -199,9 +203,10 @@ class Predictor:
                 if writer is not None:
                     writer.close()
                     self.save_dir = writer.folder
-        self._report(writer)
+                self.notes = list(pictures.notes)
         if self.seen == 0 and len(self.skipped) == 1 and pictures.total in (None, 1):
             raise SourceError(f"{self.skipped[0].path}: {self.skipped[0].reason}")
+        self._report(writer)
 
     def _groups(self, pictures: Source, progress: _Progress) -> Iterator[list[tuple[Picture, Geometry]]]:
         """Pictures that can share a network call: at most `batch`, with equal frames."""
@@ -214,7 +219,9 @@ class Predictor:
                 yield group
                 group = []
             group.append((picture, geometry))
-            if len(group) >= self.options.batch:
+            # Of live streams no frame waits for those of the next round.
+            round_ends = picture.kind == "stream" and picture.index >= pictures.streams
+            if len(group) >= self.options.batch or round_ends:
                 yield group
                 group = []
         if group:
@@ -282,6 +289,8 @@ class Predictor:
         if self.skipped:
             total = self.seen + len(self.skipped)
             LOGGER.warning("%d of %d pictures could not be used (each is named above)", len(self.skipped), total)
+        if self.notes:
+            LOGGER.warning("%d videos were cut short (each is named above)", len(self.notes))
         if not self.options.verbose or not self.seen:
             return
         speed = self.speed
@@ -301,13 +310,14 @@ def settings_of(options: PredictOptions, base: DetectSettings) -> DetectSettings
     multi_label = options.multi_label
     if multi_label is None:
         multi_label = base.multi_label and options.protocol == "sg"
+    max_det = base.max_det if options.max_det is None else options.max_det
     return DetectSettings(
         conf=base.conf if options.conf is None else options.conf,
         iou=base.iou if options.iou is None else options.iou,
-        top_k=max(base.top_k, options.max_det),
-        max_det=options.max_det,
+        top_k=max(base.top_k, max_det),
+        max_det=max_det,
         multi_label=multi_label,
-        agnostic=base.agnostic or options.agnostic_nms,
+        agnostic=base.agnostic if options.agnostic_nms is None else options.agnostic_nms,
         classes=options.classes,
     )
 

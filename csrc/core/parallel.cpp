@@ -1,7 +1,9 @@
 #include "core/parallel.h"
 
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <string>
@@ -19,12 +21,33 @@
 namespace yolonas {
 namespace {
 
+#if defined(__linux__)
+// Processors that a container's quota amounts to, rounded up; 0 for no quota. Control groups version 2, then version 1.
+int quota_processors() noexcept {
+  double quota = -1, period = 0;
+  if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(file, "%lf %lf", &quota, &period) != 2) quota = -1;  // "max 100000" has no number
+    std::fclose(file);
+  } else {
+    const char* const names[] = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"};
+    double* const values[] = {&quota, &period};
+    for (int i = 0; i < 2; ++i) {
+      if (std::FILE* part = std::fopen(names[i], "r")) {
+        if (std::fscanf(part, "%lf", values[i]) != 1) quota = -1;
+        std::fclose(part);
+      }
+    }
+  }
+  return quota > 0 && period > 0 ? static_cast<int>(std::ceil(quota / period)) : 0;
+}
+#endif
+
 int allowed_processors() noexcept {
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    const int count = CPU_COUNT(&set);
-    if (count > 0) return count;
+    const int count = CPU_COUNT(&set), quota = quota_processors();
+    if (count > 0) return quota > 0 && quota < count ? quota : count;
   }
 #endif
   const unsigned count = std::thread::hardware_concurrency();

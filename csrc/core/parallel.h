@@ -9,7 +9,7 @@ namespace yolonas {
 inline constexpr int kMaxThreads = 256;
 
 // Threads that parallel_for may use, the caller included. Starts as YOLONAS_NUM_THREADS or OMP_NUM_THREADS where set,
-// else as the number of processors that this process may run on.
+// else as the number of processors that this process may run on (affinity, and the quota of its control group).
 int num_threads() noexcept;
 void set_num_threads(int count);  // throws std::invalid_argument outside 1..256
 
