@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from golden_recipe import fill_
+from PIL import Image
 
 from yolonas import NAS, SourceError
 from yolonas.engine import TorchEngine
@@ -187,6 +189,31 @@ def test_tensor_input_goes_into_the_network_as_it_is(recipe: NAS) -> None:
     assert [len(result) for result in results] == counts.tolist()
     np.testing.assert_allclose(results[1].boxes.conf.numpy(), rows[1, : counts[1], 4].numpy(), atol=1e-5)
     assert results[0].orig_shape == (64, 96)
+
+
+def test_every_way_to_give_a_picture_gives_the_same(recipe: NAS, picture: np.ndarray, tmp_path: Path) -> None:
+    """File, PIL (RGB), encoded bytes and array (BGR) are the same picture to the network."""
+    path = tmp_path / "p.png"
+    cv2.imwrite(str(path), picture)
+    (tmp_path / "list.txt").write_text("p.png\n")
+    sources = [path, str(path), path.read_bytes(), Image.open(path), [picture], str(tmp_path / "*.png"), "list.txt"]
+    expected = recipe.predict(picture, imgsz=64, conf=0.5, verbose=False)[0].boxes.data
+    assert len(expected) > 5
+    for source in sources:
+        (result,) = recipe.predict(source, imgsz=64, conf=0.5, verbose=False)
+        assert torch.equal(result.boxes.data, expected), source
+    swapped = recipe.predict(picture[:, :, ::-1], imgsz=64, conf=0.5, verbose=False)[0].boxes.data
+    assert swapped.shape != expected.shape or not torch.allclose(swapped, expected, atol=1e-2)
+
+
+def test_memory_stays_flat_over_a_stream(recipe: NAS) -> None:
+    """Results of a generator are let go: of 40 big pictures only a few may be alive at once."""
+    alive: list[weakref.ref] = []
+    most = 0
+    for result in recipe.predict([np.zeros((500, 400, 3), np.uint8)] * 40, stream=True, imgsz=32, verbose=False):
+        alive.append(weakref.ref(result))
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert most <= 3
 
 
 def test_stream_is_a_generator(recipe: NAS, picture: np.ndarray) -> None:
