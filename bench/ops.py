@@ -17,7 +17,8 @@ from timing import compare, machine, save
 from yolonas import ops
 from yolonas.preprocess import Preprocess
 
-Case = tuple[str, str, float, dict[str, Callable[[], Any]]]  # name, what the peer is, ratio aimed at, both sides
+# Name, what the peer is, the ratio aimed at (0: none), both sides.
+Case = tuple[str, str, float, dict[str, Callable[[], Any]]]
 
 
 def letterbox_case() -> Case:
@@ -137,6 +138,24 @@ def nms_case() -> Case:
     )
 
 
+def conv_case() -> Case:
+    """A middle layer of size S at 640, direct form; weights are packed on every call, as a plan would not."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 64, 80, 80, generator=generator).to(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3, generator=generator).to(memory_format=torch.channels_last)
+    bias = torch.randn(64, generator=generator)
+    arrays = [tensor.permute(0, 2, 3, 1).numpy() for tensor in (x, weight)]
+
+    def ours() -> np.ndarray:
+        return ops.conv2d_bias_act(*arrays, bias.numpy(), padding=1)
+
+    def peer() -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, weight, bias, padding=1).relu_()
+
+    np.testing.assert_allclose(ours(), peer().permute(0, 2, 3, 1).numpy(), atol=1e-3)
+    return "conv2d 3x3, 64 -> 64, 80x80", "torch: conv2d channels last, relu", 0.0, {"yolonas": ours, "peer": peer}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help="write bench/results/ops.json")
@@ -144,12 +163,13 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     print(f"{'case':<30} {'yolonas':>9} {'peer':>9} {'ratio':>7} {'aim':>5}   peer")
-    for name, peer_name, aim, sides in (letterbox_case(), decode_case(), nms_case()):
+    for name, peer_name, aim, sides in (letterbox_case(), decode_case(), nms_case(), conv_case()):
         times = compare(sides, rounds=arguments.rounds)
         ratio = times["peer"]["median_ms"] / times["yolonas"]["median_ms"]
         rows.append({"case": name, "peer": peer_name, "ratio": round(ratio, 2), "aim": aim, "times": times})
         ours, other = times["yolonas"]["median_ms"], times["peer"]["median_ms"]
-        print(f"{name:<30} {ours:>6.3f} ms {other:>6.2f} ms {ratio:>6.1f}x {aim:>4.0f}x   {peer_name}")
+        shown = f"{aim:.0f}x" if aim else "none"
+        print(f"{name:<30} {ours:>6.3f} ms {other:>6.2f} ms {ratio:>6.1f}x {shown:>5}   {peer_name}")
     if arguments.save:
         print(f"saved {save('ops', {'machine': machine(), 'rows': rows})}")
 
