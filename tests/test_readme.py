@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -66,3 +68,9 @@ def test_the_version_stands_once() -> None:
 
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{yolonas.__version__}"' in project
+
+
+def test_the_speed_table_is_printed_from_saved_results() -> None:
+    done = subprocess.run([sys.executable, ROOT / "bench" / "report.py"], capture_output=True, text=True, check=True)
+    for line in done.stdout.strip().splitlines():
+        assert line in README
