@@ -300,6 +300,11 @@ def test_verbose(classes: list[float], expected: str) -> None:
     assert results(torch.from_numpy(rows)).verbose() == expected
 
 
+def test_verbose_adds_no_second_s() -> None:
+    rows = np.zeros((2, 6), np.float32)
+    assert Results(picture(), "a.jpg", {0: "Platelets"}, rows).verbose() == "2 Platelets, "
+
+
 def test_verbose_shows_no_escape_codes() -> None:
     found = Results(picture(), "x", ["evil\x1b[2J\n"], ROWS[:1])
     assert found.verbose() == "1 evil [2J , "

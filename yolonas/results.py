@@ -214,7 +214,10 @@ class Results:
         classes, counts = np.unique(whole_numbers(self.boxes.numpy().cls), return_counts=True)
         # names come from files: escape codes must not reach the terminal
         names = ["".join(c if c.isprintable() else " " for c in self._name(number)) for number in classes.tolist()]
-        return "".join(f"{n} {name}{'s' * (n > 1)}, " for name, n in zip(names, counts.tolist(), strict=True))
+        return "".join(
+            f"{n} {name}{'s' if n > 1 and not name.endswith('s') else ''}, "
+            for name, n in zip(names, counts.tolist(), strict=True)
+        )
 
     def save_txt(self, txt_file: str | os.PathLike[str], save_conf: bool = False) -> str:
         """Appends one line per detection and returns the path: `class x y w h [confidence] [track id]`.
