@@ -225,3 +225,17 @@ def test_ctrl_c_leaves_whole_files(checkpoint: Path, tmp_path: Path) -> None:
     written = cv2.VideoCapture(str(tmp_path / "runs" / "detect" / "predict" / "clip.avi"))
     assert written.get(cv2.CAP_PROP_FRAME_COUNT) >= 5
     written.release()
+
+
+def test_a_video_that_is_cut_off_changes_the_exit_code(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (320, 240))
+    for number in range(60):
+        video.write(np.random.default_rng(number).integers(0, 256, (240, 320, 3), np.uint8))
+    video.release()
+    data = path.read_bytes()
+    index = data.rfind(b"moov") - 4  # the frame table lies at the end: keep it, and zero the frames before
+    path.write_bytes(data[:100_000] + bytes(index - 100_000) + data[index:])
+    done = run("predict", f"model={checkpoint}", f"source={path}", "imgsz=32", "save=False", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "videos cut short or damaged: 1" in done.stderr

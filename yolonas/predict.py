@@ -290,7 +290,7 @@ class Predictor:
             total = self.seen + len(self.skipped)
             LOGGER.warning("%d of %d pictures could not be used (each is named above)", len(self.skipped), total)
         if self.notes:
-            LOGGER.warning("%d videos were cut short (each is named above)", len(self.notes))
+            LOGGER.warning("videos cut short or damaged: %d (each is named above)", len(self.notes))
         if not self.options.verbose or not self.seen:
             return
         speed = self.speed
