@@ -164,7 +164,7 @@ def info(values: dict[str, Any]) -> int:
         "input": f"{preprocess.size[0]}x{preprocess.size[1]}, {preprocess.channels.upper()}, "
         + (f"picture in {preprocess.fit[0]}x{preprocess.fit[1]}" if preprocess.fit else "picture not resized")
         + f", padding {preprocess.padding} with {preprocess.pad_value}",
-        "thresholds": f"conf {checkpoint.conf:g}, iou {checkpoint.iou:g}",
+        "thresholds": f"conf {checkpoint.settings.conf:g}, iou {checkpoint.settings.iou:g}",
     }
     for name, line in lines.items():
         print(f"{name:<11} {line}")

@@ -31,10 +31,6 @@ class TorchEngine:
         self._source = fuse_(model.eval()).to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
         self.model = copy.deepcopy(self._source).half() if half else self._source
 
-    @property
-    def name(self) -> str:
-        return f"torch {self.dtype} on {self.device}"
-
     def stands_for(self, model: YoloNAS, device: torch.device, *, half: bool) -> bool:
         """Whether an engine for these arguments would be the same: the module may have been replaced or moved since."""
         weight = next(model.parameters())

@@ -155,14 +155,7 @@ class NAS:
         self.model = load_model(checkpoint)
         self.names = dict(checkpoint.names)
         self.preprocess = checkpoint.preprocess
-        self.settings = DetectSettings(
-            checkpoint.conf,
-            checkpoint.iou,
-            checkpoint.top_k,
-            checkpoint.max_det,
-            checkpoint.multi_label,
-            checkpoint.agnostic,
-        )
+        self.settings = checkpoint.settings
         self.ckpt_path: Path | None = path
         self._engine = None
         for note in checkpoint.notes:
@@ -177,20 +170,9 @@ class NAS:
         """
         from .checkpoint import save_checkpoint
 
-        path = Path(filename)
-        save_checkpoint(
-            path,
-            self.model,
-            names=self.names,
-            preprocess=self.preprocess,
-            conf=self.settings.conf,
-            iou=self.settings.iou,
-            top_k=self.settings.top_k,
-            max_det=self.settings.max_det,
-            multi_label=self.settings.multi_label,
-            agnostic=self.settings.agnostic,
+        return save_checkpoint(
+            filename, self.model, names=self.names, preprocess=self.preprocess, settings=self.settings
         )
-        return path
 
     @property
     def device(self) -> Any:

@@ -28,25 +28,6 @@ const char* name(DType dtype) noexcept {
 
 const char* name(Device device) noexcept { return device == Device::cpu ? "cpu" : "cuda"; }
 
-std::size_t size_of(DType dtype) noexcept {
-  switch (dtype) {
-    case DType::s8:
-    case DType::u8:
-    case DType::boolean:
-      return 1;
-    case DType::f16:
-    case DType::s16:
-      return 2;
-    case DType::f32:
-    case DType::s32:
-      return 4;
-    case DType::f64:
-    case DType::s64:
-      return 8;
-  }
-  return 0;
-}
-
 std::int64_t TensorView::numel() const noexcept {
   // Empty first: the other sides of an empty tensor may be so long that their product overflows.
   for (int axis = 0; axis < rank; ++axis) {

@@ -17,7 +17,6 @@ enum class Device { cpu, cuda };
 
 const char* name(DType dtype) noexcept;
 const char* name(Device device) noexcept;
-std::size_t size_of(DType dtype) noexcept;
 
 inline constexpr int kMaxRank = 8;
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "ops/letterbox_frame.h"
+
 namespace yolonas::cpu {
 
 // Resampling of one axis: destination i reads sources index[i] and min(index[i] + 1, last) with integer weights of
@@ -14,19 +16,10 @@ struct ResizeAxis {
   const std::int32_t* weights;  // [n]
 };
 
-struct LetterboxArgs {
-  const std::uint8_t* image;  // [src_h][src_w][3], rows `row_bytes` apart
-  std::int64_t src_h, src_w, row_bytes;
-  float* out;  // CHW: [3][frame_h][frame_w]; HWC: [frame_h][frame_w][3]
-  std::int64_t frame_h, frame_w;
-  bool hwc;
-  bool swap_channels;  // source channel c goes to 2 - c
-  std::int64_t top, left, resized_h, resized_w;
+struct LetterboxArgs : LetterboxFrame {
   ResizeAxis x;          // resized_w entries, index in pixels, second weight 0 where index is the last column
   std::int64_t x_inner;  // leading entries of x whose index + 2 < src_w, so that 8 bytes from the first one can be read
   ResizeAxis y;          // resized_h entries; a negative index and its successor both mean row 0
-  float mean[3], divisor[3];  // per destination channel
-  float pad[3];               // per destination channel, already scaled
 };
 
 // A 2-d convolution in NHWC without groups; see conv2d_direct_f32.

@@ -7,24 +7,15 @@
 
 #include <cstdint>
 
+#include "ops/letterbox_frame.h"
+
 namespace yolonas::cuda {
 
 using Stream = void*;  // a cudaStream_t; null is the default stream
 
 // As cpu/kernels.h's: OpenCV's uint8 bilinear (ops/letterbox.h), grey outside, then (value - mean) / divisor with a
 // true division. One thread an output pixel; bit-equal to the CPU op.
-struct LetterboxArgs {
-  const std::uint8_t* image;  // [src_h][src_w][3], rows `row_bytes` apart
-  std::int64_t src_h, src_w, row_bytes;
-  float* out;  // CHW: [3][frame_h][frame_w]; HWC: [frame_h][frame_w][3]
-  std::int64_t frame_h, frame_w;
-  bool hwc;
-  bool swap_channels;  // source channel c goes to 2 - c
-  std::int64_t top, left, resized_h, resized_w;
-  float mean[3], divisor[3];  // per destination channel
-  float pad[3];               // per destination channel, already scaled
-};
-void letterbox_u8_f32(const LetterboxArgs& args, Stream stream);
+void letterbox_u8_f32(const LetterboxFrame& args, Stream stream);
 
 // One pyramid level of `batch` pictures to its rows of boxes and scores. A score is 1 / (1 + exp(-logit)); a side's
 // distance the expectation of a softmax over 17 bins (DFL, Li et al. 2020); a box (grid point -+ distance) * stride.

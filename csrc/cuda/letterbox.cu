@@ -18,7 +18,7 @@ __device__ std::int64_t clamped(std::int64_t value, std::int64_t last) {
 }
 
 // Channel c of the resized picture at (x, y), 0..255.
-__device__ std::int32_t resampled(const LetterboxArgs& a, const ResizeEntry& x, const ResizeEntry& y, int c) {
+__device__ std::int32_t resampled(const LetterboxFrame& a, const ResizeEntry& x, const ResizeEntry& y, int c) {
   const std::uint8_t* upper = a.image + clamped(y.index, a.src_h - 1) * a.row_bytes + c;
   const std::uint8_t* lower = a.image + clamped(y.index + 1, a.src_h - 1) * a.row_bytes + c;
   const std::int64_t first = 3 * static_cast<std::int64_t>(x.index);
@@ -30,7 +30,7 @@ __device__ std::int32_t resampled(const LetterboxArgs& a, const ResizeEntry& x, 
   return (((v0 * r0) >> 16) + ((v1 * r1) >> 16) + 2) >> 2;
 }
 
-__global__ void __launch_bounds__(kThreads) letterbox_kernel(const LetterboxArgs a, const Tiling tiling) {
+__global__ void __launch_bounds__(kThreads) letterbox_kernel(const LetterboxFrame a, const Tiling tiling) {
   __shared__ ResizeEntry column[kTileW], row[kTileH];
   const int tile_x = static_cast<int>(threadIdx.x) % kTileW, tile_y = static_cast<int>(threadIdx.x) / kTileW;
   for (std::int64_t tile = blockIdx.x; tile < tiling.count; tile += gridDim.x) {
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) letterbox_kernel(const LetterboxArgs
 
 }  // namespace
 
-void letterbox_u8_f32(const LetterboxArgs& args, Stream stream) {
+void letterbox_u8_f32(const LetterboxFrame& args, Stream stream) {
   Tiling tiling{};
   tiling.across = (args.frame_w + kTileW - 1) / kTileW;
   tiling.count = tiling.across * ((args.frame_h + kTileH - 1) / kTileH);

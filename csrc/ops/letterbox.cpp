@@ -11,7 +11,7 @@ constexpr std::int64_t kMaxSide = 1 << 20;  // keeps 3 * side and indices of a r
 
 }  // namespace
 
-void check_letterbox(const TensorView& image, const TensorView& out, const LetterboxParams& p) {
+LetterboxFrame check_letterbox(const TensorView& image, const TensorView& out, const LetterboxParams& p) {
   YN_CHECK_TYPE(image.dtype == DType::u8, "letterbox: image must be uint8, got ", name(image.dtype));
   YN_CHECK(image.rank == 3 && image.shape[2] == 3, "letterbox: image must have shape (H, W, 3), got ",
            shape_text(image));
@@ -41,6 +41,26 @@ void check_letterbox(const TensorView& image, const TensorView& out, const Lette
              "letterbox: mean and divisor must be finite and divisor not zero, got mean ", p.mean[c], ", divisor ",
              p.divisor[c], " for channel ", c);
   }
+  LetterboxFrame frame{};
+  frame.image = image.as<const std::uint8_t>();
+  frame.src_h = h;
+  frame.src_w = w;
+  frame.row_bytes = h == 1 ? 3 * w : image.stride[0];
+  frame.out = out.as<float>();
+  frame.frame_h = frame_h;
+  frame.frame_w = frame_w;
+  frame.hwc = p.hwc;
+  frame.swap_channels = p.swap_channels;
+  frame.top = p.top;
+  frame.left = p.left;
+  frame.resized_h = p.resized_h;
+  frame.resized_w = p.resized_w;
+  for (int c = 0; c < 3; ++c) {
+    frame.mean[c] = p.mean[c];
+    frame.divisor[c] = p.divisor[c];
+    frame.pad[c] = (static_cast<float>(p.pad_value) - p.mean[c]) / p.divisor[c];
+  }
+  return frame;
 }
 
 ResizeTable resize_table(std::int64_t source, std::int64_t resized, bool keep_border_weights) {

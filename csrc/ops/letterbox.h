@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/tensor_view.h"
+#include "ops/letterbox_frame.h"
 
 namespace yolonas {
 
@@ -23,8 +24,9 @@ struct LetterboxParams {
   float divisor[3] = {255, 255, 255};
 };
 
-// image: uint8 (h, w, 3), rows may be any distance apart, pixels contiguous. out: float32, contiguous.
-void check_letterbox(const TensorView& image, const TensorView& out, const LetterboxParams& params);
+// Checks the arguments and lays them out for a kernel. image: uint8 (h, w, 3), rows may be any distance apart, pixels
+// contiguous. out: float32, contiguous.
+LetterboxFrame check_letterbox(const TensorView& image, const TensorView& out, const LetterboxParams& params);
 
 // Source index and packed weights (low half first source, high half second) of one axis.
 struct ResizeTable {

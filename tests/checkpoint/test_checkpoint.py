@@ -26,7 +26,7 @@ from yolonas.checkpoint.contents import MAX_DEPTH, find_contents, network_tensor
 from yolonas.checkpoint.processing import read_processing
 from yolonas.checkpoint.tensor_file import TensorFile, load_tensor
 from yolonas.checkpoint.torch_zip import read_torch_zip
-from yolonas.config import COCO_NAMES
+from yolonas.config import COCO_NAMES, DetectSettings
 from yolonas.errors import CheckpointError
 from yolonas.nn import YoloNAS, fuse_
 from yolonas.preprocess import Preprocess
@@ -96,8 +96,13 @@ def test_bare_state_dict(tmp_path: Path, tiny: dict[str, torch.Tensor]):
     assert (found.kind, found.variant, found.num_classes, found.form) == ("state dict", "s", 3, "training")
     assert found.names == {0: "class_0", 1: "class_1", 2: "class_2"}
     assert found.preprocess == Preprocess()
-    assert (found.conf, found.iou, found.top_k, found.max_det) == (0.5, 0.7, 1024, 300)
-    assert (found.multi_label, found.agnostic) == (True, False)
+    assert (found.settings.conf, found.settings.iou, found.settings.top_k, found.settings.max_det) == (
+        0.5,
+        0.7,
+        1024,
+        300,
+    )
+    assert (found.settings.multi_label, found.settings.agnostic) == (True, False)
     assert found.path == tmp_path / "a.pt"
     assert len(found.notes) == 4
     assert "tensor" not in repr(found)
@@ -106,7 +111,7 @@ def test_bare_state_dict(tmp_path: Path, tiny: dict[str, torch.Tensor]):
 def test_80_classes_are_taken_for_coco(tmp_path: Path, tiny: dict[str, torch.Tensor]):
     found = read_checkpoint(saved(tmp_path / "a.pt", tiny_state(classes=80)))
     assert list(found.names.values()) == list(COCO_NAMES)
-    assert (found.conf, found.iou) == (0.25, 0.7)
+    assert (found.settings.conf, found.settings.iou) == (0.25, 0.7)
 
 
 def test_super_gradients_checkpoint(tmp_path: Path, tiny: dict[str, torch.Tensor]):
@@ -125,7 +130,7 @@ def test_super_gradients_checkpoint(tmp_path: Path, tiny: dict[str, torch.Tensor
     assert found.kind == "super-gradients checkpoint"
     assert found.names == dict(enumerate(NAMES))
     assert found.preprocess == BGR
-    assert (found.conf, found.iou) == (0.45, 0.6)
+    assert (found.settings.conf, found.settings.iou) == (0.45, 0.6)
     assert found.notes == ("The averaged weights 'ema_net' are used, not 'net'.",)
     del value["ema_net"]
     assert_state(read_checkpoint(saved(tmp_path / "a.pth", value)), tag="raw:")
@@ -222,8 +227,13 @@ def test_pickled_module(tmp_path: Path, tiny: dict[str, torch.Tensor]):
     assert_state(found)
     assert found.kind == "pickled module"
     assert found.names == dict(enumerate(NAMES))
-    assert (found.conf, found.iou, found.top_k, found.max_det) == (0.3, 0.65, 500, 50)
-    assert (found.multi_label, found.agnostic) == (False, True)
+    assert (found.settings.conf, found.settings.iou, found.settings.top_k, found.settings.max_det) == (
+        0.3,
+        0.65,
+        500,
+        50,
+    )
+    assert (found.settings.multi_label, found.settings.agnostic) == (False, True)
     for name, value in {
         "module": {"model": root},
         "both": {"model": module_of(tiny_state("raw:")), "ema": root},
@@ -312,7 +322,7 @@ def test_class_names(tmp_path: Path, tiny: dict[str, torch.Tensor], names: Any, 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", True, [0.5], torch.tensor(0.5), 10**400])
 def test_thresholds_that_make_no_sense(tmp_path: Path, tiny: dict[str, torch.Tensor], value: Any):
     found = read_checkpoint(saved(tmp_path / "a.pt", {"net": tiny, "processing_params": {"conf": value, "iou": 0}}))
-    assert (found.conf, found.iou) == (0.5, 0.0)
+    assert (found.settings.conf, found.settings.iou) == (0.5, 0.0)
     assert any(note.startswith("The stored conf makes no sense") for note in found.notes)
 
 
@@ -475,8 +485,13 @@ def test_our_metadata(tmp_path: Path, tiny: dict[str, torch.Tensor]):
     assert found.kind == "yolonas"
     assert found.names == dict(enumerate(NAMES))
     assert found.preprocess == BGR
-    assert (found.conf, found.iou, found.top_k, found.max_det) == (0.3, 0.6, 900, 100)
-    assert (found.multi_label, found.agnostic) == (False, True)
+    assert (found.settings.conf, found.settings.iou, found.settings.top_k, found.settings.max_det) == (
+        0.3,
+        0.6,
+        900,
+        100,
+    )
+    assert (found.settings.multi_label, found.settings.agnostic) == (False, True)
     assert found.notes == ()
 
 
@@ -518,9 +533,7 @@ def test_round_trip_of_the_whole_network(tmp_path: Path, small: YoloNAS):
         small,
         names=dict(enumerate(NAMES)),
         preprocess=BGR,
-        conf=0.3,
-        iou=0.6,
-        max_det=77,
+        settings=DetectSettings(conf=0.3, iou=0.6, max_det=77),
         quantizer_scales={"heads.head1.cls_pred._input_quantizer._amax": torch.tensor(3.0)},
     )
     assert [entry.name for entry in tmp_path.iterdir()] == ["cells.safetensors"]
@@ -528,7 +541,7 @@ def test_round_trip_of_the_whole_network(tmp_path: Path, small: YoloNAS):
     assert found.kind == "yolonas"
     assert list(found.state_dict) == list(small.state_dict())
     assert found.names == dict(enumerate(NAMES))
-    assert (found.preprocess, found.conf, found.iou, found.max_det) == (BGR, 0.3, 0.6, 77)
+    assert (found.preprocess, found.settings.conf, found.settings.iou, found.settings.max_det) == (BGR, 0.3, 0.6, 77)
     assert found.quantizer_scales["heads.head1.cls_pred._input_quantizer._amax"].item() == 3.0
     model = load_model(found)
     assert not model.training
@@ -539,7 +552,9 @@ def test_round_trip_of_the_whole_network(tmp_path: Path, small: YoloNAS):
         before = small(x)
         for form in ("partial", "full", "folded"):
             fused = fuse_(model, form)
-            save_checkpoint(path, fused, names=dict(enumerate(NAMES)), preprocess=BGR, conf=0.3, iou=0.6)
+            save_checkpoint(
+                path, fused, names=dict(enumerate(NAMES)), preprocess=BGR, settings=DetectSettings(conf=0.3, iou=0.6)
+            )
             again = read_checkpoint(path)
             assert again.form == form
             model = load_model(again)
@@ -565,14 +580,15 @@ def test_real_networks_of_the_wrong_shape(tmp_path: Path, small: YoloNAS):
     ("change", "reason"),
     [
         ({"names": {0: "a"}}, r"names must have the keys 0\.\.2"),
-        ({"conf": 25}, "thresholds must make sense"),
-        ({"iou": float("nan")}, "thresholds must make sense"),
-        ({"max_det": 0}, "thresholds must make sense"),
+        ({"settings": DetectSettings(conf=25)}, "thresholds must make sense"),
+        ({"settings": DetectSettings(iou=float("nan"))}, "thresholds must make sense"),
+        ({"settings": DetectSettings(max_det=0)}, "thresholds must make sense"),
         ({"path": "a.pt"}, r"path must end in \.safetensors, got 'a\.pt'"),
     ],
 )
 def test_save_checks_its_arguments(tmp_path: Path, small: YoloNAS, change: dict[str, Any], reason: str):
-    arguments: dict[str, Any] = {"names": dict(enumerate(NAMES)), "preprocess": BGR, "conf": 0.3, "iou": 0.6, **change}
+    usual = {"names": dict(enumerate(NAMES)), "preprocess": BGR, "settings": DetectSettings()}
+    arguments: dict[str, Any] = {**usual, **change}
     path = tmp_path / arguments.pop("path", "a.safetensors")
     with pytest.raises(ValueError, match=reason):
         save_checkpoint(path, small, **arguments)
@@ -585,7 +601,9 @@ def test_save_refuses_nan_and_leaves_the_old_file(tmp_path: Path, small: YoloNAS
     with torch.no_grad():
         broken.heads.head2.cls_pred.bias[1] = float("nan")
     with pytest.raises(ValueError, match=r"got NaN or infinity in heads\.head2\.cls_pred\.bias"):
-        save_checkpoint(path, broken, names=dict(enumerate(NAMES)), preprocess=BGR, conf=0.3, iou=0.6)
+        save_checkpoint(
+            path, broken, names=dict(enumerate(NAMES)), preprocess=BGR, settings=DetectSettings(conf=0.3, iou=0.6)
+        )
     assert path.read_bytes() == b"old"
     with pytest.raises(FileNotFoundError, match="no folder"):
         save_checkpoint(
@@ -593,8 +611,7 @@ def test_save_refuses_nan_and_leaves_the_old_file(tmp_path: Path, small: YoloNAS
             small,
             names=dict(enumerate(NAMES)),
             preprocess=BGR,
-            conf=0.3,
-            iou=0.6,
+            settings=DetectSettings(conf=0.3, iou=0.6),
         )
 
 
@@ -626,7 +643,7 @@ def test_samples_with_a_known_pattern(shared: Path, samples: Path, name: str, ta
     assert (found.variant, found.num_classes, found.form) == ("s", 80, "training")
     assert list(found.names.values()) == list(COCO_NAMES)
     assert found.preprocess == Preprocess()
-    assert (found.conf, found.iou) == ((0.5, 0.65) if tag else (0.25, 0.7))
+    assert (found.settings.conf, found.settings.iou) == ((0.5, 0.65) if tag else (0.25, 0.7))
     assert seconds < 2  # usually 0.2 to 0.3
     model = load_model(found)
     assert list(model.state_dict()) == list(found.state_dict)
@@ -655,7 +672,7 @@ def test_fine_tuned_checkpoint(shared: Path):
     assert (found.variant, found.num_classes, found.form) == ("s", 3, "training")
     assert found.names == dict(enumerate(NAMES))
     assert found.preprocess == Preprocess(size=(288, 288), fit=(284, 284))
-    assert (found.conf, found.iou) == (0.25, 0.7)
+    assert (found.settings.conf, found.settings.iou) == (0.25, 0.7)
     assert found.notes == ()
     with torch.no_grad():
         boxes, scores = load_model(found)(torch.zeros(1, 3, 32, 32))

@@ -15,16 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import variant_by_head_width
+from ..config import DetectSettings, variant_by_head_width
 from ..errors import CheckpointError
 from ..preprocess import Preprocess
 from .contents import Contents, find_contents, listed, network_tensors
 from .processing import preprocess_from_metadata, read_processing
 from .safetensors_file import looks_like_safetensors, read_safetensors
 from .settings import (
-    MAX_DET,
     METADATA_KEY,
-    TOP_K,
+    THRESHOLDS,
     own_settings,
     read_names,
     read_own_settings,
@@ -60,12 +59,7 @@ class Checkpoint:
     form: str  # one of config.FORMS
     names: dict[int, str]  # one per class
     preprocess: Preprocess
-    conf: float  # score threshold, 0..1
-    iou: float  # overlap threshold, 0..1
-    top_k: int  # candidates before suppression
-    max_det: int  # boxes per picture
-    multi_label: bool  # one box may be reported for several classes
-    agnostic: bool  # boxes of different classes suppress each other
+    settings: DetectSettings  # its thresholds
     quantizer_scales: dict[str, torch.Tensor] = field(repr=False)  # `_amax` ranges of quantisation-aware training
     notes: tuple[str, ...]  # what was assumed or ignored, one sentence each
 
@@ -110,12 +104,7 @@ def save_checkpoint(
     *,
     names: Mapping[int, str],
     preprocess: Preprocess,
-    conf: float,
-    iou: float,
-    top_k: int = TOP_K,
-    max_det: int = MAX_DET,
-    multi_label: bool = True,
-    agnostic: bool = False,
+    settings: DetectSettings,
     quantizer_scales: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Writes weights, form and settings as one `.safetensors` file, atomically, and returns its path.
@@ -138,18 +127,15 @@ def save_checkpoint(
         if not _is_unused(key, model.form) and not _is_finite(value):
             raise ValueError(f"save: model must have finite weights, got NaN or infinity in {key}")
     tensors.update({key: value.detach().cpu().contiguous() for key, value in (quantizer_scales or {}).items()})
-    settings = own_settings(
+    metadata = own_settings(
         {"variant": model.variant.name, "form": model.form, "num_classes": model.num_classes},
         names=[str(names[i]) for i in range(model.num_classes)],
         preprocess=preprocess.to_dict(),
-        thresholds={
-            **{"conf": conf, "iou": iou, "top_k": top_k, "max_det": max_det},
-            **{"multi_label": multi_label, "agnostic": agnostic},
-        },
+        thresholds={key: getattr(settings, key) for key in THRESHOLDS},
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={"format": "pt", METADATA_KEY: settings})
+        save_file(tensors, temporary, metadata={"format": "pt", METADATA_KEY: metadata})
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -186,7 +172,7 @@ def _read(file: TensorFile, path: Path) -> Checkpoint:
         preprocess = Preprocess()
         notes.append("The file has no pre-processing; that of the COCO weights is assumed (RGB, 636 in 640, centred).")
     names = read_names(contents.names, num_classes, notes)
-    thresholds = read_thresholds(contents, num_classes, notes)
+    settings = read_thresholds(contents, num_classes, notes)
     return Checkpoint(
         path=path,
         kind=contents.kind,
@@ -196,7 +182,7 @@ def _read(file: TensorFile, path: Path) -> Checkpoint:
         form=form,
         names=names,
         preprocess=preprocess,
-        **thresholds,
+        settings=settings,
         quantizer_scales=_load_scales(file, scales),
         notes=tuple(notes),
     )

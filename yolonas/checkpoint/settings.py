@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from .. import __version__
-from ..config import COCO_NAMES
+from ..config import COCO_NAMES, DetectSettings
 from ..errors import CheckpointError
 from .contents import Contents, listed
 from .pickle_names import Record
@@ -20,15 +20,14 @@ from .tensor_file import brief
 
 FORMAT_VERSION = 1  # of the metadata that we write
 METADATA_KEY = "yolonas"
+THRESHOLDS = ("conf", "iou", "top_k", "max_det", "multi_label", "agnostic")  # fields of DetectSettings that are stored
 METADATA_FIELDS = {
     *("format_version", "yolonas_version", "variant", "form", "num_classes", "names", "preprocess"),
-    *("conf", "iou", "top_k", "max_det", "multi_label", "agnostic"),
+    *THRESHOLDS,
 }
 MAX_NAME_LENGTH = 200  # characters of a class name
 
-# Thresholds of super-gradients' predict: for the published COCO weights, and for a network that states none.
-COCO_CONF, DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.5, 0.7
-TOP_K, MAX_DET = 1024, 300
+UNSTATED_CONF = 0.5  # of super-gradients' predict, for a network other than COCO's that states none
 
 
 def read_names(value: Any, num_classes: int, notes: list[str]) -> dict[int, str]:
@@ -50,20 +49,20 @@ def read_names(value: Any, num_classes: int, notes: list[str]) -> dict[int, str]
     return {i: f"class_{i}" for i in range(num_classes)}
 
 
-def read_thresholds(contents: Contents, num_classes: int, notes: list[str]) -> dict[str, Any]:
-    """`conf`, `iou`, `top_k`, `max_det`, `multi_label` and `agnostic`, the file's own where it has them."""
-    conf = COCO_CONF if num_classes == len(COCO_NAMES) else DEFAULT_CONF
-    for key, default in (("conf", conf), ("iou", DEFAULT_IOU)):
+def read_thresholds(contents: Contents, num_classes: int, notes: list[str]) -> DetectSettings:
+    """The file's own thresholds where it has them, else those of the COCO weights."""
+    default = DetectSettings() if num_classes == len(COCO_NAMES) else DetectSettings(conf=UNSTATED_CONF)
+    for key in ("conf", "iou"):
         if getattr(contents, key) is None:
-            notes.append(f"The file does not state {key}; {default} is assumed.")
-    return {
-        "conf": _fraction("conf", contents.conf, conf, notes),
-        "iou": _fraction("iou", contents.iou, DEFAULT_IOU, notes),
-        "top_k": _count("top_k", contents.top_k, TOP_K, notes),
-        "max_det": _count("max_det", contents.max_det, MAX_DET, notes),
-        "multi_label": _flag("multi_label", contents.multi_label, True, notes),
-        "agnostic": _flag("agnostic", contents.agnostic, False, notes),
-    }
+            notes.append(f"The file does not state {key}; {getattr(default, key)} is assumed.")
+    return DetectSettings(
+        conf=_fraction("conf", contents.conf, default.conf, notes),
+        iou=_fraction("iou", contents.iou, default.iou, notes),
+        top_k=_count("top_k", contents.top_k, default.top_k, notes),
+        max_det=_count("max_det", contents.max_det, default.max_det, notes),
+        multi_label=_flag("multi_label", contents.multi_label, default.multi_label, notes),
+        agnostic=_flag("agnostic", contents.agnostic, default.agnostic, notes),
+    )
 
 
 def own_settings(
@@ -93,7 +92,7 @@ def read_own_settings(text: str, contents: Contents) -> dict[str, Any]:
     if unknown:
         raise CheckpointError(f"metadata: has unknown entries {listed(unknown)}")
     contents.kind = "yolonas"
-    for key in ("names", "conf", "iou", "top_k", "max_det", "multi_label", "agnostic"):
+    for key in ("names", *THRESHOLDS):
         setattr(contents, key, settings.get(key))
     return settings
 
