@@ -18,6 +18,7 @@ from golden_recipe import fill_
 from PIL import Image
 
 from yolonas import NAS, SourceError
+from yolonas import writer as writers
 from yolonas.engine import TorchEngine
 from yolonas.nn import YoloNAS
 from yolonas.ops import batched_nms
@@ -387,6 +388,29 @@ def test_a_full_disk_ends_the_run_with_its_reason(
     monkeypatch.setattr("yolonas.writer.write_image", full)
     with pytest.raises(OSError, match="No space left"):
         recipe.predict([picture] * 30, imgsz=64, save=True, verbose=False)
+
+
+def test_a_video_with_missing_frames_gets_no_name(
+    recipe: NAS, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV's writer says nothing when the disk is full; the file is looked at before it gets its name."""
+    path = str(tmp_path / "clip.avi")
+    video = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (120, 90))
+    for _ in range(4):
+        video.write(picture)
+    video.release()
+    write = writers._Video.write
+
+    def lossy(self: Any, frame: np.ndarray) -> None:
+        if self.frames < 2:
+            write(self, frame)
+        else:
+            self.frames += 1
+
+    monkeypatch.setattr(writers._Video, "write", lossy)
+    with pytest.raises(OSError, match=r"clip\.avi could not be written whole: 2 of 4 frames"):
+        recipe.predict(path, imgsz=64, save=True, verbose=False)
+    assert not (tmp_path / "runs" / "detect" / "predict" / "clip.avi").exists()
 
 
 def test_callbacks(recipe: NAS, picture: np.ndarray) -> None:

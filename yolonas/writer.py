@@ -154,6 +154,7 @@ class _Video:
         self.path = stem.with_name(f"{stem.name}{suffix}")
         self.temporary = stem.with_name(f".{stem.name}.part{suffix}")
         self.size = size
+        self.frames = 0
         self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*codec), fps, size[::-1])
         if not self.writer.isOpened():
             raise OSError(f"cannot write a video to {self.path}")
@@ -164,8 +165,19 @@ class _Video:
         if frame.shape[:2] != self.size:  # a stream may change its size; a file has one
             frame = cv2.resize(frame, self.size[::-1], interpolation=cv2.INTER_AREA)
         self.writer.write(frame)
+        self.frames += 1
 
     def finish(self) -> None:
+        """Gives the file its name. Raises OSError if frames are missing: the writer itself never says so."""
+        import cv2
+
         self.writer.release()
-        if self.temporary.exists():
-            self.temporary.replace(self.path)
+        written = cv2.VideoCapture(str(self.temporary))
+        frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if frames < self.frames:
+            raise OSError(
+                f"{self.path} could not be written whole: {frames} of {self.frames} frames are in "
+                f"{self.temporary.name}; is the disk full?"
+            )
+        self.temporary.replace(self.path)
