@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import the modules of its own row and of the rows above it, never below.
 ROWS = [
-    {"errors", "config", "preprocess", "_native", "runs"},
-    {"boxes", "label_text", "window", "ops", "options", "data", "info", "nn", "demo"},
-    {"draw", "download"},
+    {"errors", "config", "preprocess", "_native", "runs", "folders"},
+    {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
+    {"draw"},
+    {"plots"},
     {"results", "checkpoint", "weights", "engine"},
-    {"writer", "predict"},
+    {"writer", "records", "predict", "val"},
     {"model"},
     {"cli"},
     {"__main__"},

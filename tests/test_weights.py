@@ -17,7 +17,7 @@ from yolonas import download as download_module
 from yolonas import weights as weights_module
 from yolonas.checkpoint import checkpoint as checkpoint_module
 from yolonas.errors import CheckpointError, WeightsNotFoundError
-from yolonas.weights import MIRRORS, SHA256, Mirror, is_offline, resolve_weights, weights_folder
+from yolonas.weights import MIRRORS, SHA256, Mirror, resolve_weights
 
 SHAPES = {"heads.head1.stem.seq.conv.weight": (64, 1, 1, 1), "heads.head1.cls_pred.weight": (80, 1, 1, 1)}
 
@@ -108,22 +108,6 @@ def test_other_files_in_the_weights_folder(folder: Path):
     assert resolve_weights("cells.safetensors") == path
 
 
-def test_weights_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("YOLONAS_WEIGHTS", "~/w")
-    assert weights_folder() == Path.home() / "w"
-    monkeypatch.delenv("YOLONAS_WEIGHTS")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert weights_folder() == tmp_path / "yolonas" / "weights"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert weights_folder() == Path.home() / ".cache" / "yolonas" / "weights"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert weights_folder() == Path.home() / "Library" / "Caches" / "yolonas" / "weights"
-    monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    assert weights_folder() == tmp_path / "yolonas" / "weights"
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -174,12 +158,6 @@ def test_offline(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str):
     assert "YOLONAS_OFFLINE" in text
     assert f"Put yolo_nas_m_coco.pth (or yolo_nas_m.pt, yolo_nas_m.safetensors) into {folder}" in text
     assert all(mirror.url.format(v="m") in text for mirror in MIRRORS)
-
-
-@pytest.mark.parametrize(("value", "offline"), [("", False), ("0", False), ("no", False), ("1", True), ("on", True)])
-def test_is_offline(monkeypatch: pytest.MonkeyPatch, value: str, offline: bool):
-    monkeypatch.setenv("YOLONAS_OFFLINE", value)
-    assert is_offline() == offline
 
 
 def test_table_of_mirrors():

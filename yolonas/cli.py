@@ -191,7 +191,7 @@ def checks(values: dict[str, Any]) -> int:
         except metadata.PackageNotFoundError:
             print(f"{package:<14} not installed as a package")
     from . import _native
-    from .weights import weights_folder
+    from .folders import weights_folder
 
     build = _native.build_info()
     print(f"{'cpu kernels':<14} {build['cpu_isa']} (this processor can run: {build['cpu_isas_available']})")

@@ -10,7 +10,6 @@ import difflib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from .config import VARIANTS
 from .download import DownloadError, download
 from .errors import WeightsNotFoundError
+from .folders import is_offline, weights_folder
 
 logger = logging.getLogger("yolonas")
 
@@ -95,25 +95,6 @@ def resolve_weights(name: str | os.PathLike[str]) -> Path:
     variant = match[1].lower()
     found = _kept_file(variant, text, has_suffix=match[3] is not None)
     return found if found is not None else _download(text, variant)
-
-
-def weights_folder() -> Path:
-    """Where weights are kept: `YOLONAS_WEIGHTS` if set, else `yolonas/weights` in the user's cache folder."""
-    chosen = os.environ.get("YOLONAS_WEIGHTS")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "yolonas" / "weights"
-
-
-def is_offline() -> bool:
-    """Whether the environment variable `YOLONAS_OFFLINE` forbids downloads."""
-    return os.environ.get("YOLONAS_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _kept_file(variant: str, name: str, *, has_suffix: bool) -> Path | None:
