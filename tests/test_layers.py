@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import the modules of its own row and of the rows above it, never below.
 ROWS = [
-    {"errors", "config", "preprocess", "_native", "runs", "folders"},
+    {"errors", "config", "preprocess", "_native", "runs", "folders", "records"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
     {"draw"},
     {"plots"},
-    {"results", "checkpoint", "weights", "engine"},
-    {"writer", "records", "predict", "val"},
+    {"results", "checkpoint", "weights", "engine", "prepare"},
+    {"writer", "journal", "predict", "val"},
     {"model"},
     {"cli"},
     {"__main__"},

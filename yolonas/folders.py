@@ -1,4 +1,4 @@
-"""Where things from outside are kept between runs, and whether they may be fetched: environment variables, read late."""
+"""Where things from outside are kept between runs, and whether they may be fetched. The environment is read late."""
 
 from __future__ import annotations
 

@@ -19,6 +19,14 @@ LOGGER = logging.getLogger("yolonas")
 Options = TypeVar("Options")
 Check = Callable[[str, Any], Any]
 
+PROTOCOLS = ("sg", "ultralytics")  # whose pre-processing and thresholds
+
+PRECISIONS = {
+    **dict.fromkeys((32, "32", "fp32", "w32a32"), "fp32"),
+    **dict.fromkeys((16, "16", "fp16", "w16a16"), "fp16"),
+    **dict.fromkeys((8, "8", "int8", "w8a8", "w8a16", "w8a32"), "int8"),
+}
+
 
 def option(default: Any, check: Check, help: str, *, ignored: bool = False) -> Any:
     """A dataclass field. `check(name, value)` returns the value to keep or raises ValueError.
@@ -67,6 +75,20 @@ def build(
     return kind(**checked)
 
 
+def with_quantize(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values with `quantize` in place of the older `half` and `int8`."""
+    values = dict(values)
+    if values.get("int8"):  # of both deprecated names this one wins
+        values.pop("half", None)
+    for old, new in (("half", "fp16"), ("int8", "int8")):
+        value = values.pop(old, None)
+        if value is not None and flag(old, value):
+            LOGGER.warning("'%s' is an old name, use quantize='%s'", old, new)
+            if values.get("quantize") is None:
+                values["quantize"] = new
+    return values
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Text for a name that does not exist, with the nearest ones that do."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
@@ -111,6 +133,16 @@ def text(name: str, value: Any) -> str:
     if not result:
         raise ValueError(f"{name} must not be empty")
     return result
+
+
+def precision(name: str, value: Any) -> str:
+    """Bits, or a name of the precision: "fp32" or "fp16"."""
+    key = value.lower() if isinstance(value, str) else value
+    if isinstance(key, bool) or key not in PRECISIONS:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
+    if PRECISIONS[key] == "int8":
+        raise NotImplementedError(f"{name}={value!r}: int8 is not in this version yet; use 'fp32' or 'fp16'")
+    return PRECISIONS[key]
 
 
 def anything(name: str, value: Any) -> Any:

@@ -16,10 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import ops
 from .config import DetectSettings
 from .errors import SourceError
-from .options import anything, build, class_list, flag, fraction, image_size, one_of, option, text, whole
+from .options import (
+    PROTOCOLS,
+    anything,
+    build,
+    class_list,
+    flag,
+    fraction,
+    image_size,
+    one_of,
+    option,
+    precision,
+    text,
+    whole,
+    with_quantize,
+)
+from .prepare import fill_from_picture, fill_from_planes
 from .preprocess import Geometry, Preprocess
 
 if TYPE_CHECKING:
@@ -29,21 +43,6 @@ if TYPE_CHECKING:
     from .writer import RunWriter
 
 LOGGER = logging.getLogger("yolonas")
-
-PRECISIONS = {
-    **dict.fromkeys((32, "32", "fp32", "w32a32"), "fp32"),
-    **dict.fromkeys((16, "16", "fp16", "w16a16"), "fp16"),
-    **dict.fromkeys((8, "8", "int8", "w8a8", "w8a16", "w8a32"), "int8"),
-}
-
-
-def _precision(name: str, value: Any) -> str:
-    key = value.lower() if isinstance(value, str) else value
-    if isinstance(key, bool) or key not in PRECISIONS:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
-    if PRECISIONS[key] == "int8":
-        raise NotImplementedError(f"{name}={value!r}: int8 is not in this version yet; use 'fp32' or 'fp16'")
-    return PRECISIONS[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +56,10 @@ class PredictOptions:
     imgsz: tuple[int, int] | None = option(None, image_size, "input side or (height, width), multiples of 32")
     rect: bool | None = option(None, flag, "smallest frame instead of a square (default: as the protocol does)")
     protocol: str = option(
-        "sg", one_of("sg", "ultralytics"), "'sg': as trained; 'ultralytics': its letterbox and one label a box"
+        "sg", one_of(*PROTOCOLS), "'sg': as trained; 'ultralytics': its letterbox and one label a box"
     )
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
-    quantize: str | None = option(None, _precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
     batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")
     max_det: int | None = option(
         None, whole(1, 100_000), "detections kept per picture (default: the checkpoint's, 300)"
@@ -102,16 +101,7 @@ class PredictOptions:
     @classmethod
     def of(cls, **values: Any) -> PredictOptions:
         """From user values, with the names of older releases; see `options.build`."""
-        if values.get("int8"):  # of both deprecated names this one wins
-            values.pop("half", None)
-        for old, new in (("half", "fp16"), ("int8", "int8")):
-            if old in values:
-                value = values.pop(old)
-                if value is not None and flag(old, value):
-                    LOGGER.warning("'%s' is an old name, use quantize='%s'", old, new)
-                    if values.get("quantize") is None:
-                        values["quantize"] = new
-        return build(cls, values, renamed=_RENAMED, dropped=_DROPPED)
+        return build(cls, with_quantize(values), renamed=_RENAMED, dropped=_DROPPED)
 
 
 _RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -248,7 +238,11 @@ class Predictor:
         start = time.perf_counter()
         batch = np.empty((len(group), 3, *group[0][1].frame), np.float32)
         for row, (picture, geometry) in zip(batch, group, strict=True):
-            self._fill(row, picture, geometry)
+            if picture.tensor is not None:
+                fill_from_planes(row, picture.tensor, self.preprocess)
+            else:
+                assert picture.image is not None
+                fill_from_picture(row, picture.image, geometry, self.preprocess)
         prepared = time.perf_counter()
         heads = self.engine.heads(batch)
         inferred = time.perf_counter()
@@ -263,27 +257,6 @@ class Predictor:
         self.seen += len(group)
         self._input_shape = batch.shape
         return results
-
-    def _fill(self, out: np.ndarray, picture: Picture, geometry: Geometry) -> None:
-        preprocess = self.preprocess
-        if picture.tensor is not None:  # RGB in 0..1, already in the network's frame
-            planes = picture.tensor if preprocess.channels == "rgb" else picture.tensor[::-1]
-            mean, divisor = (
-                np.asarray(value, np.float32)[:, None, None] for value in (preprocess.mean, preprocess.divisor)
-            )
-            np.divide(planes * np.float32(255) - mean, divisor, out=out)
-            return
-        ops.letterbox(
-            picture.image,
-            frame=geometry.frame,
-            resized=geometry.resized,
-            offset=(geometry.top, geometry.left),
-            pad_value=preprocess.pad_value,
-            swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
-            mean=preprocess.mean,
-            divisor=preprocess.divisor,
-            out=out,
-        )
 
     def _report(self, writer: RunWriter | None) -> None:
         if self.skipped:

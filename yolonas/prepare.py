@@ -1,0 +1,35 @@
+"""From a decoded picture to the network's input: what `Preprocess` and `Geometry` say, by the native letterbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import ops
+
+if TYPE_CHECKING:
+    from .preprocess import Geometry, Preprocess
+
+
+def fill_from_picture(out: np.ndarray, picture: np.ndarray, geometry: Geometry, preprocess: Preprocess) -> None:
+    """Writes a `(H, W, 3)` uint8 BGR picture into `out`, float32 `(3, height, width)` of the geometry's frame."""
+    ops.letterbox(
+        picture,
+        frame=geometry.frame,
+        resized=geometry.resized,
+        offset=(geometry.top, geometry.left),
+        pad_value=preprocess.pad_value,
+        swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
+        mean=preprocess.mean,
+        divisor=preprocess.divisor,
+        out=out,
+    )
+
+
+def fill_from_planes(out: np.ndarray, planes: np.ndarray, preprocess: Preprocess) -> None:
+    """Writes `(3, height, width)` float32 RGB in 0..1, already in the network's frame, into `out` of the same shape."""
+    if preprocess.channels == "bgr":
+        planes = planes[::-1]
+    mean, divisor = (np.asarray(value, np.float32)[:, None, None] for value in (preprocess.mean, preprocess.divisor))
+    np.divide(planes * np.float32(255) - mean, divisor, out=out)
