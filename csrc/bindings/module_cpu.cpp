@@ -13,6 +13,7 @@
 #include "cpu/conv2d.h"
 #include "cpu/kernels.h"
 #include "cpu/letterbox.h"
+#include "cpu/match.h"
 #include "cpu/post.h"
 #include "cpu/quantize.h"
 
@@ -149,6 +150,47 @@ void bind_post(py::module_& module) {
       py::arg("counts"));
 }
 
+void bind_match(py::module_& module) {
+  module.def(
+      "match_order",
+      [](const py::object& scores, const py::object& classes, std::int64_t max_det, const py::object& order,
+         const py::object& rank) {
+        const char* op = "match_order";
+        const TensorArg scores_arg = on_cpu(scores, op, "scores"), classes_arg = on_cpu(classes, op, "classes"),
+                        order_arg = on_cpu(order, op, "order"), rank_arg = on_cpu(rank, op, "rank");
+        const GilRelease release;
+        return cpu::match_order(scores_arg.view(), classes_arg.view(), max_det, order_arg.view(), rank_arg.view());
+      },
+      py::arg("scores"), py::arg("classes"), py::kw_only(), py::arg("max_det"), py::arg("order"), py::arg("rank"));
+  module.def(
+      "match_detections",
+      [](const py::object& boxes, const py::object& classes, const py::object& order, const py::object& truth_boxes,
+         const py::object& truth_classes, const py::object& truth_areas, const py::object& truth_crowd,
+         const py::object& thresholds, const py::object& area_ranges, const py::object& matched,
+         const py::object& ignored, const py::object& truth, const py::object& truth_ignored) {
+        const char* op = "match_detections";
+        const TensorArg boxes_arg = on_cpu(boxes, op, "boxes"), classes_arg = on_cpu(classes, op, "classes"),
+                        order_arg = on_cpu(order, op, "order"),
+                        truth_boxes_arg = on_cpu(truth_boxes, op, "truth_boxes"),
+                        truth_classes_arg = on_cpu(truth_classes, op, "truth_classes"),
+                        truth_areas_arg = on_cpu(truth_areas, op, "truth_areas"),
+                        truth_crowd_arg = on_cpu(truth_crowd, op, "truth_crowd"),
+                        thresholds_arg = on_cpu(thresholds, op, "thresholds"),
+                        area_ranges_arg = on_cpu(area_ranges, op, "area_ranges"),
+                        matched_arg = on_cpu(matched, op, "matched"), ignored_arg = on_cpu(ignored, op, "ignored"),
+                        truth_arg = on_cpu(truth, op, "truth"),
+                        truth_ignored_arg = on_cpu(truth_ignored, op, "truth_ignored");
+        const GilRelease release;
+        cpu::match_detections(
+            {boxes_arg.view(), classes_arg.view(), order_arg.view(), truth_boxes_arg.view(), truth_classes_arg.view(),
+             truth_areas_arg.view(), truth_crowd_arg.view(), thresholds_arg.view(), area_ranges_arg.view()},
+            {matched_arg.view(), ignored_arg.view(), truth_arg.view(), truth_ignored_arg.view()});
+      },
+      py::arg("boxes"), py::arg("classes"), py::arg("order"), py::arg("truth_boxes"), py::arg("truth_classes"),
+      py::arg("truth_areas"), py::arg("truth_crowd"), py::kw_only(), py::arg("thresholds"), py::arg("area_ranges"),
+      py::arg("matched"), py::arg("ignored"), py::arg("truth"), py::arg("truth_ignored"));
+}
+
 void bind_quantize(py::module_& module) {
   module.def(
       "fake_quantize",
@@ -203,6 +245,7 @@ PYBIND11_MODULE(_cpu, module) {
   register_exceptions();
   bind_letterbox(module);
   bind_post(module);
+  bind_match(module);
   bind_quantize(module);
   bind_conv2d(module);
   module.def("isa", []() { return yolonas::cpu::kernels().isa; });

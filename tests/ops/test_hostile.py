@@ -19,6 +19,20 @@ def f32(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
+def matching() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of `match_detections`, and its settings."""
+    truth = {
+        "truth_boxes": np.ones((2, 4)),
+        "truth_classes": np.zeros(2, np.int64),
+        "truth_areas": np.ones(2),
+        "truth_crowd": np.zeros(2, bool),
+    }
+    return {"boxes": np.ones((3, 4)), "classes": np.zeros(3, np.int64), **truth}, {
+        "thresholds": np.array([0.5, 0.75]),
+        "area_ranges": np.array([[0, 1e10]]),
+    }
+
+
 def wrapper_calls() -> dict[str, Call]:
     """The public functions with small arguments that fit, all of them by name."""
     heads = {"cls": [f32(2, 3, 4, 4)], "reg": [f32(2, 68, 4, 4)], "strides": [8.0], "channels_last": False}
@@ -80,6 +94,10 @@ def wrapper_calls() -> dict[str, Call]:
                 "relu": True,
                 "residual_scale": 0.5,
             },
+        ),
+        "match_detections": (
+            ops.match_detections,
+            {**matching()[0], **matching()[1], "scores": np.ones(3), "max_det": 100},
         ),
     }
 
@@ -148,6 +166,28 @@ def native_calls() -> dict[str, Call]:
                 "padding": 0,
                 "relu": True,
                 "residual_scale": 0.5,
+            },
+        ),
+        "_cpu.match_order": (
+            module.match_order,
+            {
+                "scores": np.ones(3),
+                "classes": np.zeros(3, np.int64),
+                "max_det": 2,
+                "order": np.zeros(3, np.int64),
+                "rank": np.zeros(3, np.int32),
+            },
+        ),
+        "_cpu.match_detections": (
+            module.match_detections,
+            {
+                **matching()[0],
+                **matching()[1],
+                "order": np.arange(3),
+                "matched": np.zeros((1, 2, 3), bool),
+                "ignored": np.zeros((1, 2, 3), bool),
+                "truth": np.zeros((1, 2, 3), np.int32),
+                "truth_ignored": np.zeros((1, 2), bool),
             },
         ),
         "_cpu.set_num_threads": (module.set_num_threads, {"count": module.num_threads()}),

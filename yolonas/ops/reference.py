@@ -1,9 +1,9 @@
 """Plain NumPy twins of the native ops, written to be obviously right and not to be fast.
 
 Tests compare every kernel with them. The integer and comparison parts (resampling, candidates, suppression,
-quantisation) use the dtype of their input and the order of operations of the contract, so they can be compared for
-equality; `decode` and `conv2d_bias_act` compute in float64, so the difference is the kernel's rounding. Arguments are
-not checked.
+quantisation, matching) use the dtype of their input and the order of operations of the contract, so they can be
+compared for equality; `decode` and `conv2d_bias_act` compute in float64, so the difference is the kernel's rounding.
+Arguments are not checked.
 """
 
 from __future__ import annotations
@@ -150,6 +150,66 @@ def batched_nms(
         detections[picture, : len(kept)] = kept
         counts[picture] = len(kept)
     return detections, counts
+
+
+def match_detections(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    truth_boxes: np.ndarray,
+    truth_classes: np.ndarray,
+    truth_areas: np.ndarray,
+    truth_crowd: np.ndarray,
+    *,
+    thresholds: np.ndarray,
+    area_ranges: np.ndarray,
+    max_det: int = 100,
+) -> tuple[np.ndarray, ...]:
+    """The six arrays of `Matches`, one (area range, threshold) after another."""
+    ranked = []
+    for label in np.unique(classes):
+        rows = sorted(np.flatnonzero(classes == label), key=lambda row: -scores[row])
+        ranked += list(enumerate(rows))[:max_det]
+    rank, order = (np.array(numbers, np.int64) for numbers in (zip(*ranked, strict=True) if ranked else ((), ())))
+    truth = np.full((len(area_ranges), len(thresholds), len(order)), -1)
+    ignored = np.zeros(truth.shape, bool)
+    truth_ignored = np.zeros((len(area_ranges), len(truth_boxes)), bool)
+    for a, (low, high) in enumerate(area_ranges):
+        truth_ignored[a] = truth_crowd | (truth_areas < low) | (truth_areas > high)
+        rivals = sorted(range(len(truth_boxes)), key=lambda g: truth_ignored[a, g])
+        for t, threshold in enumerate(thresholds):
+            free = np.ones(len(truth_boxes), bool)
+            for n, row in enumerate(order):
+                best, found = min(threshold, 1 - 1e-10), -1
+                for g in rivals:
+                    if truth_classes[g] != classes[row] or not (free[g] or truth_crowd[g]):
+                        continue
+                    if found >= 0 and truth_ignored[a, g] and not truth_ignored[a, found]:
+                        break
+                    overlap = overlap_xywh(boxes[row], truth_boxes[g], truth_crowd[g])
+                    if overlap < best:
+                        continue
+                    best, found = overlap, g
+                truth[a, t, n] = found
+                if found >= 0:
+                    free[found] = False
+                    ignored[a, t, n] = truth_ignored[a, found]
+                else:
+                    ignored[a, t, n] = not low <= boxes[row, 2] * boxes[row, 3] <= high
+    return order, rank, truth >= 0, ignored, truth, truth_ignored
+
+
+def overlap_xywh(box: np.ndarray, truth: np.ndarray, crowd: bool) -> float:
+    """IoU of two x, y, width, height boxes; of a crowd region, the part of the box that lies inside."""
+    shared = 1.0
+    for axis in (0, 1):
+        side = min(box[axis + 2] + box[axis], truth[axis + 2] + truth[axis]) - max(box[axis], truth[axis])
+        if side <= 0:
+            return 0.0
+        shared *= side
+    area = box[2] * box[3]
+    with np.errstate(all="ignore"):
+        return shared / (area if crowd else area + truth[2] * truth[3] - shared)
 
 
 def fake_quantize(
