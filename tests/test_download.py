@@ -176,6 +176,46 @@ def test_wrong_hash(tmp_path: Path, site: Site):
     assert names(tmp_path) == []
 
 
+def test_size(tmp_path: Path, site: Site):
+    download(site.url, tmp_path / "a.zip", sha256=SHA256, size=len(CONTENT))
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    for size in (len(CONTENT) - 1, len(CONTENT) + 1):
+        with pytest.raises(DownloadError, match=f"offers {len(CONTENT)} bytes, expected {size}"):
+            download(site.url, tmp_path / "b.zip", size=size)
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_size_where_the_server_does_not_say_it(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download_module, "ATTEMPTS", 1)
+    site.length = False
+    download(site.url, tmp_path / "a.zip", size=len(CONTENT))
+    with pytest.raises(DownloadError, match="sent more than 1000 bytes"):
+        download(site.url, tmp_path / "b.zip", size=1000)
+    with pytest.raises(DownloadError, match=f"broke off: {len(CONTENT)} of {len(CONTENT) + 1} bytes"):
+        download(site.url, tmp_path / "c.zip", size=len(CONTENT) + 1)
+    assert not (tmp_path / "b.zip").exists()
+    assert not (tmp_path / "c.zip").exists()
+
+
+def test_known_size_may_be_above_the_limit(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download_module, "MAX_BYTES", 1000)
+    download(site.url, tmp_path / "a.zip", size=len(CONTENT))
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_whole_part_is_checked_and_not_fetched_again(tmp_path: Path, site: Site):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    (tmp_path / "a.zip.part.json").write_text(f'{{"url": "{site.url}"}}')
+    download(site.url, tmp_path / "a.zip", sha256=SHA256, size=len(CONTENT))
+    assert site.requests == []
+    assert names(tmp_path) == ["a.zip"]
+    (tmp_path / "b.zip.part").write_bytes(CONTENT[::-1])
+    (tmp_path / "b.zip.part.json").write_text(f'{{"url": "{site.url}"}}')
+    with pytest.raises(DownloadError, match="SHA-256"):
+        download(site.url, tmp_path / "b.zip", sha256=SHA256, size=len(CONTENT))
+    assert names(tmp_path) == ["a.zip"]
+
+
 def test_check_of_the_file(tmp_path: Path, site: Site):
     def refuse(path: Path) -> None:
         assert path.read_bytes() == CONTENT

@@ -33,6 +33,10 @@ COCO_NAMES: tuple[str, ...] = (
     *("microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear"),
     *("hair drier", "toothbrush"),
 )
+# The ids that the COCO files give these classes: 1 to 90, where ten numbers have no class.
+COCO_CATEGORY_IDS: tuple[int, ...] = tuple(
+    number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+)
 
 
 @dataclass(frozen=True)

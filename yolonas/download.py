@@ -2,7 +2,7 @@
 
 The bytes grow in `<name>.part` beside the target, with a small `<name>.part.json` that remembers where they come from,
 so that a later call (or the next attempt of this one) continues instead of starting over. Which file to download, and
-from where, is in `weights`.
+from where, is in `weights` and `data.catalog`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMEOUT = 20.0  # seconds without any byte before an attempt ends
 ATTEMPTS = 4  # per address; each continues where the one before broke off
 PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
 CHUNK = 1 << 20  # bytes
-MAX_BYTES = 4 << 30
+MAX_BYTES = 4 << 30  # of a file whose size is not known beforehand
 WORTH_ANOTHER_TRY = (408, 416, 429, 500, 502, 503, 504)  # HTTP status; after 416 the next attempt starts over
 
 logger = logging.getLogger("yolonas")
@@ -47,13 +47,21 @@ class _BrokenOffError(Exception):
     """The connection failed in a way that another attempt may not."""
 
 
-def download(url: str, target: Path, *, sha256: str | None = None, check: Callable[[Path], None] | None = None) -> None:
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Downloads `url` to `target`; does nothing if another process has done so meanwhile.
 
     A progress bar is shown on standard error where that is a terminal.
 
     Args:
         sha256: of the whole file, in hexadecimal; a file with another one is thrown away.
+        size: of the whole file, in bytes; nothing is fetched from a server that offers more or less.
         check: called with the path of the complete file before it gets its name; raises ValueError or RuntimeError if
             it is not what was wanted, and the file is thrown away.
 
@@ -63,10 +71,10 @@ def download(url: str, target: Path, *, sha256: str | None = None, check: Callab
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(f".{target.name}.lock")):
+        with locked(target.with_name(f".{target.name}.lock")):
             if target.exists():
                 return
-            _fetch(url, part, resumable_blindly=sha256 is not None)
+            _fetch(url, part, size, resumable_blindly=sha256 is not None)
             try:
                 _verify(part, sha256, check)
             except DownloadError:
@@ -78,11 +86,31 @@ def download(url: str, target: Path, *, sha256: str | None = None, check: Callab
         raise DownloadError(f"{target.parent} cannot be written: {error}", local=True) from None
 
 
-def _fetch(url: str, part: Path, *, resumable_blindly: bool) -> None:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time do what it guards, such as a download; the others wait. `path` stays behind, empty."""
+    with path.open("a+b") as file:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(url: str, part: Path, size: int | None, *, resumable_blindly: bool) -> None:
     """Gets all bytes of `url` into `part`, in several attempts if need be."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _fetch_rest(url, part, resumable_blindly=resumable_blindly)
+            _fetch_rest(url, part, size, resumable_blindly=resumable_blindly)
             return
         except urllib.error.HTTPError as error:
             error.close()
@@ -97,13 +125,15 @@ def _fetch(url: str, part: Path, *, resumable_blindly: bool) -> None:
         time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
-def _fetch_rest(url: str, part: Path, *, resumable_blindly: bool) -> None:
+def _fetch_rest(url: str, part: Path, size: int | None, *, resumable_blindly: bool) -> None:
     """One attempt: asks for the bytes after those in `part`, or for all of them."""
     origin = _read_origin(part)
     start, validator = 0, None
     if part.exists() and origin.get("url") == url:
         validator = origin.get("validator")
         start = part.stat().st_size if validator or resumable_blindly else 0
+        if start == size and resumable_blindly:
+            return  # an earlier call was stopped before it could check the file
     headers = {"User-Agent": f"yolonas/{__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -124,11 +154,13 @@ def _fetch_rest(url: str, part: Path, *, resumable_blindly: bool) -> None:
         start, total = _range(response, start)
         if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
             raise DownloadError("answered with a web page instead of a file")
-        if total is not None and total > MAX_BYTES:
-            raise DownloadError(f"offers {total} bytes, far more than any weights have")
+        if total is not None and size is not None and total != size:
+            raise DownloadError(f"offers {total} bytes, expected {size}")
+        if total is not None and size is None and total > MAX_BYTES:
+            raise DownloadError(f"offers {total} bytes, far more than expected")
         fresh = {"url": url, "validator": _validator(response.headers)}
         part.with_name(f"{part.name}.json").write_text(json.dumps(fresh), encoding="utf-8")
-        _copy(response, part, start, total)
+        _copy(response, part, start, size if total is None else total)
 
 
 def _copy(response: Any, part: Path, start: int, total: int | None) -> None:
@@ -152,8 +184,8 @@ def _copy(response: Any, part: Path, start: int, total: int | None) -> None:
             if not done and chunk.lstrip()[:1] == b"<":
                 raise DownloadError("answered with a web page instead of a file")
             done += len(chunk)
-            if done > MAX_BYTES:
-                raise DownloadError(f"sent more than {MAX_BYTES} bytes, far more than any weights have")
+            if done > (MAX_BYTES if total is None else total):
+                raise DownloadError(f"sent more than {MAX_BYTES if total is None else total} bytes, which are enough")
             file.write(chunk)
             bar.update(len(chunk))
     if total is not None and done != total:
@@ -188,13 +220,8 @@ def _range(response: Any, start: int) -> tuple[int, int | None]:
 
 
 def _verify(part: Path, sha256: str | None, check: Callable[[Path], None] | None) -> None:
-    if sha256 is not None:
-        digest = hashlib.sha256()
-        with part.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != sha256.lower():
-            raise DownloadError(f"gave a file with the SHA-256 {digest.hexdigest()}, expected {sha256}")
+    if sha256 is not None and (digest := file_sha256(part)) != sha256.lower():
+        raise DownloadError(f"gave a file with the SHA-256 {digest}, expected {sha256}")
     if check is not None:
         try:
             check(part)
@@ -237,14 +264,3 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_Redirects)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time download a file; the others wait for it."""
-    with path.open("a+b") as file:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

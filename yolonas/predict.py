@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,12 @@ from .options import (
     build,
     class_list,
     flag,
-    fraction,
     image_size,
     one_of,
     option,
     precision,
     text,
+    unit_fraction,
     whole,
     with_quantize,
 )
@@ -49,9 +49,11 @@ LOGGER = logging.getLogger("yolonas")
 class PredictOptions:
     """Settings of `predict`. None means what the checkpoint says, or what fits the machine."""
 
-    conf: float | None = option(None, fraction, "lowest score, 0..1 (default: the checkpoint's, 0.25 for COCO weights)")
+    conf: float | None = option(
+        None, unit_fraction, "lowest score, 0..1 (default: the checkpoint's, 0.25 for COCO weights)"
+    )
     iou: float | None = option(
-        None, fraction, "NMS drops boxes that overlap more, 0..1 (default: the checkpoint's, 0.7)"
+        None, unit_fraction, "NMS drops boxes that overlap more, 0..1 (default: the checkpoint's, 0.7)"
     )
     imgsz: tuple[int, int] | None = option(None, image_size, "input side or (height, width), multiples of 32")
     rect: bool | None = option(None, flag, "smallest frame instead of a square (default: as the protocol does)")
@@ -304,23 +306,6 @@ def preprocess_of(options: PredictOptions, preprocess: Preprocess) -> Preprocess
     if options.rect is not None:
         preprocess = replace(preprocess, rect=options.rect)
     return preprocess
-
-
-def names_of_yaml(path: str, count: int) -> dict[int, str]:
-    """Class names from a data yaml: `names` as list or dict. Raises ValueError naming the file and what is wrong."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"data: {path} cannot be read as yaml: {error}") from error
-    names = content.get("names") if isinstance(content, Mapping) else None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, Mapping) or sorted(map(str, names)) != sorted(map(str, range(count))):
-        found = len(names) if isinstance(names, Mapping) else "none"
-        raise ValueError(f"data: {path} must have names for the model's {count} classes, got {found}")
-    return {int(key): str(value) for key, value in names.items()}
 
 
 def _writes(options: PredictOptions) -> bool:

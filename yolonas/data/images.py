@@ -16,6 +16,7 @@ OpenCV decodes; Pillow decodes what OpenCV cannot, and gives the reason where bo
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -36,6 +37,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 DEFAULT_MAX_PIXELS = 250_000_000  # 750 MB as BGR
+_SIZE_BYTES = 1 << 18  # of a file, in which its size is looked for: cameras put previews before it
+_EXIF_ORIENTATION = 0x0112
+
 MAX_FILE_BYTES = 2**31 - 1  # what OpenCV can take as one buffer
 
 # Formats that OpenCV reads without their orientation, or only in some versions.
@@ -64,6 +68,26 @@ def read_image(source: str | os.PathLike[str] | bytes | bytearray | memoryview) 
         return decode_image(read_file(path))
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from error
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """`(height, width)` of a picture file as `read_image` would give it, from its header where that is possible.
+
+    Raises:
+        SourceError: as `read_image`; the text is the reason alone.
+    """
+    from PIL import Image
+
+    data = read_file(os.fspath(path), _SIZE_BYTES)
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "WEBP", "BMP"]) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # another format, or a header that is not within the first bytes
+        shape = decode_image(read_file(os.fspath(path))).shape
+        return shape[0], shape[1]
+    check_pixels(width, height)
+    return (width, height) if turned else (height, width)
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -198,8 +222,6 @@ def _check_with_pillow(data: bytes, header: Header) -> None:
 
 
 def _pillow_open(data: bytes, kind: str) -> Any:
-    import io
-
     from PIL import Image
 
     Image.init()
@@ -235,8 +257,6 @@ def _develop_raw(data: bytes) -> np.ndarray:
         import rawpy
     except ImportError as error:
         raise SourceError("reading DNG raw photographs needs rawpy: pip install rawpy") from error
-    import io
-
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
             check_pixels(raw.sizes.width, raw.sizes.height)
