@@ -15,24 +15,27 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def compare(
-    sides: dict[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 0.1
+    sides: dict[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 0.1, repeats: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Times functions against each other.
 
     Each round runs every side for about `seconds` and notes its fastest-half mean, so that a disturbance hits one
-    round of one side and not a side. Returns per side milliseconds: median over rounds, lowest and highest.
+    round of one side and not a side. Sides that take seconds get a number of `repeats` instead, and no warm-up.
+    Returns per side milliseconds: median over rounds, lowest and highest.
     """
-    repeats = {}
+    calls = dict.fromkeys(sides, repeats)
     for name, function in sides.items():
+        if repeats is not None:
+            break
         function()  # warm-up: caches, threads, lazy imports
         start = time.perf_counter()
         function()
-        repeats[name] = max(3, int(seconds / max(time.perf_counter() - start, 1e-7)))
+        calls[name] = max(3, int(seconds / max(time.perf_counter() - start, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, function in sides.items():
             single = []
-            for _ in range(repeats[name]):
+            for _ in range(calls[name]):
                 start = time.perf_counter()
                 function()
                 single.append(time.perf_counter() - start)
