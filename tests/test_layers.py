@@ -12,12 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import the modules of its own row and of the rows above it, never below.
 ROWS = [
-    {"errors", "config", "preprocess", "_native", "runs", "folders", "records"},
+    {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
     {"draw"},
     {"plots"},
-    {"results", "checkpoint", "weights", "engine", "prepare"},
-    {"writer", "journal", "predict", "val"},
+    {"results", "checkpoint", "weights", "engine", "prepare", "val_batches"},
+    {"journal"},
+    {"val_setup"},
+    {"writer", "predict", "val_pipeline", "val_report"},
+    {"val", "merge"},
     {"model"},
     {"cli"},
     {"__main__"},

@@ -106,6 +106,21 @@ class Boxes:
         """The same as a torch tensor after `torch.Tensor.to` with these arguments."""
         return Boxes(_to_tensor(self.data).to(*args, **kwargs), self.orig_shape)
 
+    def label_lines(self, *, save_conf: bool = False) -> list[str]:
+        """YOLO label lines, each with its line feed: `class x y w h [confidence] [track id]`.
+
+        x, y is the centre; all four are parts of the picture's width and height.
+        """
+        found = self.numpy()
+        ids = [None] * len(found) if found.id is None else whole_numbers(found.id).tolist()
+        columns = zip(whole_numbers(found.cls).tolist(), found.xywhn.tolist(), found.conf.tolist(), ids, strict=True)
+        lines = []
+        for number, box, confidence, track in columns:
+            values = [*box, confidence] if save_conf else box
+            tail = "" if track is None else f" {track}"
+            lines.append(f"{number} {' '.join(f'{value:g}' for value in values)}{tail}\n")
+        return lines
+
     def __len__(self) -> int:
         return int(self.data.shape[0])
 

@@ -24,9 +24,9 @@ LOGGER = logging.getLogger("yolonas")
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-NOT_YET = ("val", "export", "quantize", "train", "track", "benchmark")
+NOT_YET = ("export", "quantize", "train", "track", "benchmark")
 TASKS = ("detect",)
-VERBATIM = ("model", "name", "project", "source", "data")  # never read as Python literals
+VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
 
 
 class UsageError(ValueError):
@@ -85,8 +85,12 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             mode = {"h": "help", "v": "version"}.get(plain, plain)
         elif plain in TASKS and mode is None:
             continue
+        elif mode == "val" and plain == "merge":
+            mode = "merge"
         elif mode is not None and plain in _option_names(mode):
             values[plain] = True
+        elif mode == "merge":
+            values.setdefault("parts", []).append(token)
         else:
             what = "command" if mode is None else "argument"
             raise UsageError(unknown_name(what, plain, (*COMMANDS, *TASKS) if mode is None else _option_names(mode)))
@@ -142,6 +146,50 @@ def predict(values: dict[str, Any]) -> int:
         counted = f"{predictor.seen} picture{'s' * (predictor.seen != 1)}"
         print(f"{found} detection{'s' * (found != 1)} in {counted}")
     return FAILED if predictor.skipped or predictor.notes else OK
+
+
+def val(values: dict[str, Any]) -> int:
+    from .model import NAS
+    from .val import ValOptions
+
+    model = values.pop("model", None)
+    if model is None:
+        model = "yolo_nas_s.pt"
+        LOGGER.warning("val: no model given, using model=%s", model)
+    # Before the weights are loaded, as for predict.
+    options = ValOptions.of(**values)
+    if options.verbose:
+        print(_headline())
+    detector = NAS(model)
+    detector.fuse()
+    if options.verbose:
+        detector.info()
+    started: list[Any] = []
+    detector.add_callback("on_val_start", started.append)
+    kept = {item.name: getattr(options, item.name) for item in fields(options) if not item.metadata["ignored"]}
+    try:
+        metrics = detector.val(**kept)
+    except KeyboardInterrupt:
+        if not started:
+            raise
+        for validator in started:
+            done = f"{validator.seen} of {validator.setup.planned} pictures"
+            print(f"interrupted after {done}; the same command with resume goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if metrics.left_out else OK
+
+
+def merge(values: dict[str, Any]) -> int:
+    from .merge import merge as merge_parts
+    from .options import build
+    from .val_report import ReportOptions
+
+    parts = values.pop("parts", [])
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    if not parts:
+        raise UsageError("val merge needs folders: yolonas val merge runs/detect/val runs/detect/val-2")
+    metrics = merge_parts(parts, build(ReportOptions, values, renamed={}, dropped=()))
+    return FAILED if metrics.left_out else OK
 
 
 def info(values: dict[str, Any]) -> int:
@@ -214,31 +262,35 @@ def version(values: dict[str, Any]) -> int:
 
 def show_help(values: dict[str, Any]) -> int:
     from .predict import PredictOptions
+    from .val import ValOptions
 
     print(f"""yolonas {__version__}: YOLO-NAS detectors
 
   yolonas predict model=yolo_nas_s.pt source=bus.jpg       detect objects in pictures, videos, folders, streams
+  yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
+  yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
   yolonas info    model=FILE [detailed] [imgsz=640]        what a weights file holds
   yolonas checks                                           versions, CPU kernels, devices
   yolonas version                                          the version
   yolonas help                                             this text
   not in this version yet: {", ".join(NOT_YET)}
 
-Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file. predict takes:
-""")
-    for item in fields(PredictOptions):
-        if item.name == "stream" or item.metadata["ignored"]:
-            continue
-        default = True if item.name == "save" else item.default
-        shown = "" if default is None else f" [{default}]"
-        print(f"  {item.name:<14} {item.metadata['help']}{shown}")
+Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file.""")
+    for mode, kind in (("predict", PredictOptions), ("val", ValOptions)):
+        print(f"\n{mode} takes:\n")
+        for item in fields(kind):  # type: ignore[arg-type]
+            if item.name == "stream" or item.metadata["ignored"]:
+                continue
+            default = True if (mode, item.name) == ("predict", "save") else item.default
+            shown = "" if default is None else f" [{default}]"
+            print(f"  {item.name:<14} {item.metadata['help']}{shown}")
     return OK
 
 
 def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
     def run(values: dict[str, Any]) -> int:
         print(
-            f"yolonas: '{mode}' is not in this version yet; predict, info, checks, version and help are",
+            f"yolonas: '{mode}' is not in this version yet; predict, val, info, checks, version and help are",
             file=sys.stderr,
         )
         return FAILED
@@ -248,6 +300,8 @@ def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
 
 COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "predict": predict,
+    "val": val,
+    "merge": merge,
     "info": info,
     "checks": checks,
     "version": version,
@@ -261,6 +315,15 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .predict import PredictOptions, legacy_names
 
         return ("model", "source", *(item.name for item in fields(PredictOptions)), *legacy_names())
+    if mode == "val":
+        from .val import ValOptions
+        from .val import legacy_names as old_names
+
+        return ("model", *(item.name for item in fields(ValOptions)), *old_names())
+    if mode == "merge":
+        from .val_report import ReportOptions
+
+        return ("parts", *(item.name for item in fields(ReportOptions)))
     return {"info": ("model", "detailed", "imgsz")}.get(mode, ())
 
 

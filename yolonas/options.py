@@ -98,7 +98,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}; {hint}"
 
 
-def fraction(name: str, value: Any) -> float:
+def unit_fraction(name: str, value: Any) -> float:
     """A number in 0..1."""
     number = _number(name, value)
     if 1.0 < number <= 100.0:

@@ -6,12 +6,13 @@ float64, rounded as `predictions.json` writes them, so that what is scored is wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 BOX_DECIMALS = 3  # of detected boxes, pixels
 SCORE_DECIMALS = 5
+STAGES = ("read", "preprocess", "inference", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ImageRecord:
     size: tuple[int, int]  # (height, width) pixels, upright
     truth: Truth
     detections: np.ndarray  # (D, 6) float64 x, y, width, height, score, class number; best first
-    ms: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))  # preprocess, inference, postprocess
+    ms: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # of the stages, see STAGES; they overlap with those of other pictures
 
 
 def rounded_detections(rows: np.ndarray) -> np.ndarray:

@@ -220,19 +220,11 @@ class Results:
         )
 
     def save_txt(self, txt_file: str | os.PathLike[str], save_conf: bool = False) -> str:
-        """Appends one line per detection and returns the path: `class x y w h [confidence] [track id]`.
+        """Appends one line per detection (see `Boxes.label_lines`) and returns the path.
 
-        x, y is the centre; all four are parts of the picture's width and height. Nothing is created where there are
-        no detections.
+        Nothing is created where there are no detections.
         """
-        lines = []
-        found = self.boxes.numpy()
-        ids = [None] * len(found) if found.id is None else whole_numbers(found.id).tolist()
-        columns = zip(whole_numbers(found.cls).tolist(), found.xywhn.tolist(), found.conf.tolist(), ids, strict=True)
-        for number, box, confidence, track in columns:
-            values = [*box, confidence] if save_conf else box
-            tail = "" if track is None else f" {track}"
-            lines.append(f"{number} {' '.join(f'{value:g}' for value in values)}{tail}\n")
+        lines = self.boxes.label_lines(save_conf=save_conf)
         if lines:
             path = Path(txt_file)
             path.parent.mkdir(parents=True, exist_ok=True)

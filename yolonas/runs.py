@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def run_folder(
     last = mode if name is None else os.fspath(name)
     if not last.strip(" ./\\"):
         raise ValueError(f"run_folder: name must be the name of a folder, got {last!r}")
-    folder = _project_folder(project) / last
+    folder = project_folder(project) / last
     if exist_ok:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"run_folder: {folder} is a file; give another name or move it away")
@@ -61,6 +61,16 @@ def run_folder(
             free = folder.with_name(f"{folder.name}-{number}")
         else:
             return free
+
+
+def project_folder(project: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the run folders of a project; see `run_folder`."""
+    if project is None or not os.fspath(project).strip():
+        return RUNS
+    text = os.fspath(project)
+    folder = Path(text).expanduser()
+    first = re.split(r"[/\\]", text, maxsplit=1)[0]
+    return folder if folder.is_absolute() or first in (".", "..", RUNS.parts[0]) else RUNS / folder
 
 
 class UniqueStems:
@@ -115,9 +125,18 @@ def safe_name(name: str) -> str:
 
 def write_file(path: str | os.PathLike[str], data: bytes | np.ndarray) -> None:
     """Writes `data` to `path`, replacing what was there. A reader sees the old file or the new one, never a part."""
+    with whole_file(path) as file:
+        file.write(memoryview(data))  # type: ignore[arg-type, unused-ignore]
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to that becomes `path`, replacing what was there, when the block ends without an exception."""
     path = Path(path)
-    with _finished_beside(path, data) as finished:
-        finished.replace(path)
+    with _temporary_beside(path) as temporary:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
 
 
 def write_new_file(path: str | os.PathLike[str], data: bytes | np.ndarray) -> Path:
@@ -126,7 +145,8 @@ def write_new_file(path: str | os.PathLike[str], data: bytes | np.ndarray) -> Pa
     Existing files are never touched, whoever else writes to the folder.
     """
     path = Path(path)
-    with _finished_beside(path, data) as finished:
+    with _temporary_beside(path) as finished:
+        finished.write_bytes(memoryview(data))
         target = path
         while True:
             try:
@@ -171,23 +191,12 @@ def can_write_image(suffix: str) -> bool:
     return suffix.isascii() and suffix[1:].isalnum() and bool(cv2.haveImageWriter(f"picture{suffix}"))
 
 
-def _project_folder(project: str | os.PathLike[str] | None) -> Path:
-    if project is None or not os.fspath(project).strip():
-        return RUNS
-    text = os.fspath(project)
-    folder = Path(text).expanduser()
-    first = re.split(r"[/\\]", text, maxsplit=1)[0]
-    return folder if folder.is_absolute() or first in (".", "..", RUNS.parts[0]) else RUNS / folder
-
-
 @contextmanager
-def _finished_beside(path: Path, data: bytes | np.ndarray) -> Iterator[Path]:
-    """A complete file with `data` in the folder of `path`, removed at the end unless it was moved away."""
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A free name in the folder of `path`; what has it at the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # its length does not grow with the target's name
     try:
-        with temporary.open("xb") as file:
-            file.write(memoryview(data))  # type: ignore[arg-type, unused-ignore]
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

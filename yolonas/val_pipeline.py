@@ -1,0 +1,171 @@
+"""Runs an evaluation: reading, letterbox, network, NMS and matching overlap, and no queue between them is long.
+
+Reading threads decode and letterbox ahead of the network, one thread behind it selects detections, matches them and
+writes the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .background import Background
+from .errors import SourceError
+from .journal import Entry, Journal, Skipped, read_entries
+from .prepare import fill_from_picture
+from .preprocess import Geometry, Size
+from .progress import Progress
+from .records import ImageRecord, rounded_detections
+from .val_batches import in_frame
+
+if TYPE_CHECKING:
+    from .engine import TorchEngine
+    from .metrics import Evaluator
+    from .val_setup import ValSetup
+
+LOGGER = logging.getLogger("yolonas")
+
+
+@dataclass
+class _Prepared:
+    """A picture on its way to the network."""
+
+    index: int
+    path: str
+    planes: np.ndarray | None = None  # (3, H, W) float32
+    geometry: Geometry | None = None
+    error: str | None = None
+    ms: tuple[float, float] = (0.0, 0.0)  # reading, letterbox
+
+    def cost(self) -> int:
+        return 0 if self.planes is None else self.planes.nbytes
+
+
+class Pipeline:
+    """Takes the pictures of a setup from their files into a journal and an evaluator.
+
+    Attributes:
+        seen: pictures evaluated, those that the journal held included. skipped: those that could not be used.
+    """
+
+    def __init__(self, setup: ValSetup, engine: TorchEngine, journal: Journal, evaluator: Evaluator):
+        self.seen = 0
+        self.skipped: list[Skipped] = []
+        self._setup, self._engine, self._journal, self._evaluator = setup, engine, journal, evaluator
+        self._done: set[int] = set()  # numbers of the pictures that the evaluator has
+
+    def read_back(self) -> int:
+        """Takes over what an interrupted run has written to the journal; returns how many pictures that are."""
+        for entry in read_entries(self._journal.path):
+            if isinstance(entry, Entry):
+                self._take(entry.record)
+        return self.seen
+
+    def run(self, on_event: Callable[[str], None]) -> None:
+        """Evaluates the pictures that are not done. `on_event` is called at the beginning and end of each batch."""
+        from .data.readahead import OrderedMap
+
+        setup, options = self._setup, self._setup.options
+        # A batch that was cut off runs again as a whole: its other pictures decide the last digits too.
+        batches = [batch for batch in setup.batches if not self._done.issuperset(batch.indices)]
+        order = [(index, batch.frame) for batch in batches for index in batch.indices]
+        for skipped in setup.unreadable:
+            self._leave_out(skipped)
+        self._journal.add(setup.unreadable)
+        if not order:
+            return
+        ahead = OrderedMap(
+            self._read,
+            order,
+            depth=max(4, 2 * options.batch),
+            cost=_Prepared.cost,
+            threads=None if options.workers is None else max(1, options.workers),
+        )
+        behind = Background("yolonas-val")
+        progress = Progress("val", setup.planned, setup.planned - len(order), verbose=options.verbose)
+        position = 0
+        try:
+            for batch in batches:
+                on_event("on_val_batch_start")
+                prepared = [ahead.get(position + offset) for offset in range(len(batch.indices))]
+                position += len(batch.indices)
+                planes = [item.planes for item in prepared if item.planes is not None]
+                start = time.perf_counter()
+                heads = self._engine.heads(np.stack(planes)) if planes else None
+                spent = 1e3 * (time.perf_counter() - start) / max(1, len(planes))
+                for item in prepared:
+                    item.planes = None
+                behind.run(self._keep, prepared, heads, spent)
+                on_event("on_val_batch_end")
+                progress.advance(len(batch.indices))
+        finally:
+            progress.close()
+            ahead.close()
+            behind.close()
+
+    def _read(self, item: tuple[int, Size | None]) -> _Prepared:
+        """One picture from its file to the network's input, on a reading thread."""
+        from .data.images import decode_image, read_file
+
+        index, frame = item
+        preprocess = self._setup.preprocess
+        result = _Prepared(index, self._setup.dataset.images[index].path)
+        start = time.perf_counter()
+        try:
+            picture = decode_image(read_file(result.path))
+            read = time.perf_counter()
+            result.geometry = in_frame(preprocess.plan(*picture.shape[:2]), frame, preprocess)
+            planes = np.empty((3, *result.geometry.frame), np.float32)
+            fill_from_picture(planes, picture, result.geometry, preprocess)
+        except (SourceError, ValueError, MemoryError) as error:
+            result.error = str(error) or type(error).__name__
+            return result
+        result.planes = planes
+        result.ms = (1e3 * (read - start), 1e3 * (time.perf_counter() - read))
+        return result
+
+    def _keep(self, prepared: list[_Prepared], heads: Any, ms: float) -> None:
+        """From head outputs to the journal and the evaluator, behind the network."""
+        start = time.perf_counter()
+        rows = iter(self._engine.select(*heads, self._setup.settings) if heads is not None else ())
+        usable = sum(item.error is None for item in prepared)
+        after = 1e3 * (time.perf_counter() - start) / max(1, usable)
+        entries: list[Entry | Skipped] = []
+        for item in prepared:
+            if item.error is not None:
+                entries.append(Skipped(item.index, item.path, item.error))
+            else:
+                entries.append(Entry(self._record(item, next(rows), (*item.ms, ms, after)), item.path))
+        self._journal.add(entries)
+        for entry in entries:
+            if isinstance(entry, Skipped):
+                self._leave_out(entry)
+            else:
+                self._take(entry.record)
+
+    def _record(self, item: _Prepared, detections: np.ndarray, ms: tuple[float, ...]) -> ImageRecord:
+        assert item.geometry is not None
+        image, size = self._setup.dataset.images[item.index], item.geometry.original
+        if image.size is not None and image.size != size:
+            LOGGER.warning("%s: is %dx%d, its labels are for %dx%d", item.path, *size, *image.size)
+        item.geometry.boxes_to_picture(detections)
+        found = rounded_detections(detections)
+        if self._setup.options.single_cls:
+            found[:, 5] = 0
+        truth = self._setup.truth(image, size)
+        return ImageRecord(item.index, image.image_id, image.file_name, size, truth, found, ms)
+
+    def _take(self, record: ImageRecord) -> None:
+        if record.index not in self._done:
+            self._evaluator.add(record)
+            self._done.add(record.index)
+            self.seen += 1
+
+    def _leave_out(self, skipped: Skipped) -> None:
+        LOGGER.warning("%s: left out, %s", skipped.path, skipped.reason)
+        self.skipped.append(skipped)
