@@ -200,6 +200,27 @@ def test_pictures_that_cannot_be_used_are_left_out(
     assert [Path(item["path"]).name for item in results["left_out"]] == ["001.png", "003.png"]
 
 
+def test_a_run_in_the_folder_of_another_one(model: NAS, data: Path) -> None:
+    options = {**QUICK, "name": "same", "exist_ok": True}
+    (data.parent / "images" / "val" / "001.png").write_bytes(b"not a picture")
+    assert (model.val(data=str(data), **options).save_dir / "problems.txt").exists()
+    for number in (1, 2, 5, 8):
+        (data.parent / "images" / "val" / f"{number:03}.png").unlink()
+        (data.parent / "labels" / "val" / f"{number:03}.txt").unlink(missing_ok=True)
+    metrics = model.val(data=str(data), **options)
+    assert metrics.seen == 6
+    assert metrics.save_dir == Path("runs/detect/same")
+    assert not (metrics.save_dir / "problems.txt").exists()
+    assert json.loads((metrics.save_dir / "results.json").read_text())["pictures"] == 6
+
+
+def test_nothing_found_scores_nothing(model: NAS, made: Path) -> None:
+    metrics = model.val(data=str(made), conf=1.0, save_json=True, **{**QUICK, "plots": True})
+    assert metrics.box.map == 0
+    assert json.loads((metrics.save_dir / "predictions.json").read_text()) == []
+    assert (metrics.save_dir / "BoxPR_curve.png").exists()
+
+
 def test_no_usable_picture_is_an_error(model: NAS, data: Path) -> None:
     for path in (data.parent / "images" / "val").iterdir():
         path.write_bytes(b"")

@@ -235,12 +235,13 @@ class Validator:
             f"data: {dataset.name} {dataset.split}, {len(dataset.images):,} pictures, {boxes:,} boxes, "
             f"{len(setup.names)} classes; labels from {dataset.labels_from}"
         )
-        print(f"protocol: {setup.protocol}")
+        print(f"protocol: {setup.protocol}", flush=True)
         problems = dataset.problems
         for problem in problems[:SHOWN_PROBLEMS]:
             LOGGER.warning("%s", problem)
-        if len(problems) > SHOWN_PROBLEMS:
+        more = sum(problem.count for problem in problems[SHOWN_PROBLEMS:])
+        if more:
             assert self.save_dir is not None
-            LOGGER.warning("and %d more, all in %s", len(problems) - SHOWN_PROBLEMS, self.save_dir / "problems.txt")
+            LOGGER.warning("and %d more, see %s", more, self.save_dir / "problems.txt")
         if done:
             print(f"going on with {self.save_dir}: {done:,} pictures are done")

@@ -136,6 +136,8 @@ def write_files(report: Report, metrics: DetMetrics, options: ReportOptions) -> 
     lines = [*report.problems, *(f"{one.path}: {one.reason}; picture left out" for one in skipped)]
     if lines:
         write_file(folder / "problems.txt", "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+    else:
+        (folder / "problems.txt").unlink(missing_ok=True)  # of an earlier run in the same folder
     about = report.header["about"]
     results = {
         "protocol": metrics.protocol,

@@ -31,7 +31,7 @@ def test_the_folder_of_the_pictures_is_guessed(tmp_path: Path, folder: str, monk
     assert [image.image_id for image in dataset.images] == [1, 2]
     assert all(Path(image.path).samefile(tmp_path / folder / image.file_name) for image in dataset.images)
     assert dataset.labels_from == "annotations/instances_val2017.json (COCO)"
-    assert (dataset.name, dataset.names) == ("val2017", {0: "cat", 1: "dog", 2: "cow"})
+    assert (dataset.name, dataset.names) == ("instances_val2017", {0: "cat", 1: "dog", 2: "cow"})
     assert dataset.category_ids == (3, 7, 11)
     assert dataset.images[0].truth((999, 999)).boxes.tolist() == [[1, 1, 5, 5]]
     assert dataset.problems == []
@@ -55,7 +55,7 @@ def test_missing_pictures_are_left_out(tmp_path: Path) -> None:
 def test_no_pictures(tmp_path: Path) -> None:
     file = write_json(tmp_path / "annotations/instances_val.json", instances(PICTURES, BOXES))
     with pytest.raises(
-        ValueError, match=r"pictures of .* not found, such as a.jpg; looked in .*images/val, .*give their"
+        ValueError, match=r"pictures of .* not found, such as 'a.jpg'; looked in .*images/val, .*give their"
     ):
         open_dataset(file)
     with pytest.raises(
@@ -69,6 +69,27 @@ def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
     file = write_json(tmp_path / "instances_val.json", instances({1: "a.jpg", 2: name}, BOXES))
     pictures(tmp_path, "a.jpg")
     assert len(open_dataset(file)) == 1
+
+
+def test_names_of_any_length(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "instances_val.json", instances({1: "a.jpg", 2: "b" * 10**6}, BOXES))
+    with pytest.raises(ValueError, match=r"pictures of .* not found") as caught:
+        open_dataset(file)
+    pictures(tmp_path, "a.jpg")
+    (text,) = texts(open_dataset(file))
+    assert len(text) < 600
+    long = [{"id": key, "name": str(key) + "x" * 10**6} for key in (3, 11)]
+    write_json(file, instances(PICTURES, BOXES, categories=long))
+    write(tmp_path / "pets.yaml", "val: instances_val.json\nnames: [" + "y" * 10**6 + "]\n")
+    with pytest.raises(ValueError, match="must have the categories that the yaml names") as other:
+        open_dataset(tmp_path / "pets.yaml")
+    assert max(len(str(caught.value)), len(str(other.value))) < 2000
+
+
+def test_a_name_from_the_folder(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "pets/_annotations.coco.json", instances(PICTURES, BOXES))
+    pictures(tmp_path / "pets")
+    assert open_dataset(file).name == "pets"
 
 
 def test_a_json_in_a_yaml(tmp_path: Path) -> None:
@@ -110,7 +131,9 @@ def test_names_of_the_yaml_give_the_numbers(tmp_path: Path) -> None:
         "instances_val.json: category names differ from the class names, first at 0: 'cat' and 'Katze'; "
         "categories are matched by rank of their id"
     ]
-    with pytest.raises(ValueError, match=r"must have the categories that the yaml names; it has 3 \(cat, dog, cow"):
+    with pytest.raises(
+        ValueError, match=r"must have the categories that the yaml names; it has 3 \('cat', 'dog', 'cow'"
+    ):
         opened("[Katze, Hund]")
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 from made_labels import write
 
-from yolonas.data.data_yaml import MAX_YAML_BYTES, names_of_yaml, read_data_yaml, shown
+from yolonas.data.data_yaml import (
+    MAX_CLASSES,
+    MAX_YAML_BYTES,
+    names_of_yaml,
+    printable,
+    read_data_yaml,
+    shortened,
+    shown,
+)
 
 
 def test_a_full_yaml(tmp_path: Path) -> None:
@@ -85,16 +95,16 @@ def test_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("path: [a]\nval: a\n", "path must be the folder"),
         ("val: a\nnames: []\n", "names must have at least one class, got none"),
         ("val: a\nnames: {}\n", "names must have at least one class, got none"),
-        ("val: a\nnc: 0\n", "names must have at least one class, got none"),
+        ("val: a\nnc: 0\n", "nc must be a whole number from 1 to 100000, got '0'"),
         ("val: a\nnames: cat\n", "names must be a list or a mapping"),
         ("val: a\nnames: [[cat]]\n", "name of class 0 must be a text"),
         ("val: a\nnames: {a: cat}\n", "class numbers 0 and up as keys, got 'a'"),
         ("val: a\nnames: {1: cat, 2: dog}\n", "class numbers 0 to 1, each once; 0 is missing"),
         ("val: a\nnames: {-1: cat, 0: dog}\n", "class numbers 0 and up"),
         ("val: a\nnames: [cat]\nnc: 2\n", "nc must be the number of names, 1, got 2"),
-        ("val: a\nnc: -1\n", "nc must be a whole number"),
-        ("val: a\nnc: 999999999\n", "nc must be a whole number of at most 100000, got 999999999"),
-        ("val: a\nnc: " + "9" * 5000 + "\n", "nc must be a whole number of at most 100000"),
+        ("val: a\nnc: -1\n", "nc must be a whole number from 1 to 100000, got '-1'"),
+        ("val: a\nnc: 999999999\n", "nc must be a whole number from 1 to 100000, got '999999999'"),
+        ("val: a\nnc: " + "9" * 5000 + "\n", "nc must be a whole number from 1 to 100000"),
         ("val: a\nsize: many\n", "size must be a whole number"),
         ("val: a\nsha256: 12\n", "sha256 must be 64 hexadecimal digits"),
         ("val: a\nimages: [a]\n", "images must be a folder or a mapping"),
@@ -103,7 +113,23 @@ def test_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("[" * 100_000, "cannot be read as yaml: it is nested too deeply"),
         ("- " * 100_000, "cannot be read as yaml: it is nested too deeply"),
         ("{a: " * 100_000, "cannot be read as yaml: it is nested too deeply"),
-        (b"\xff\xfe\x00", "cannot be read as yaml"),
+        (b"\xff\xfe\x00", "cannot be read as yaml: it is not UTF-8 text; save it as UTF-8$"),
+        ("val: a\n".encode("utf-16"), "it is not UTF-8 text; save it as UTF-8$"),
+        ("val: a\n".encode("utf-16-le"), "it is not UTF-8 text; save it as UTF-8$"),
+        ("val: caf\u00e9\n".encode("latin-1"), "it is not UTF-8 text; save it as UTF-8$"),
+        ("val: a\nnames: {0: x, 0: y}\n", r"cannot be read as yaml: the key '0' is there twice \(line 2\)$"),
+        ("val: a\nnames: [x]\n\nval: b\n", r"the key 'val' is there twice \(line 4\)$"),
+        ("a: &k val\n*k : b\nval: c\n", r"the key 'val' is there twice \(line 3\)$"),
+        ("deep: [{a: [{b: 1, b: 2}]}]\nval: c\n", r"the key 'b' is there twice \(line 1\)$"),
+        ("base: &b {val: a}\n<<: *b\nnames: [a]\n", r"merge keys \(<<\) are not read, write them out \(line 2\)$"),
+        ("? [a]\n: b\nval: a\n", r"found unhashable key \(line 1\)$"),
+        ("%TAG !a! tag:x\n" * 200_000 + "--- a\n", "it has too many directives"),
+        ("val: [" + "x, " * 300_000 + "]", "it has more than 250000 keys and values"),
+        ("val: *" + "x" * 100_000 + "\n", "found undefined alias"),
+        ("val: " + "x" * 5000 + "\n", "val must be a path or a list of paths"),
+        ("val: a\npath: " + "x" * 5000 + "\n", "path must be the folder"),
+        ("val: a\nimages: " + "x" * 5000 + "\n", "images must be a folder or a mapping"),
+        ("val: a\nnames: [[" + "x" * 5000 + "]]\n", "name of class 0 must be a text"),
     ],
 )
 def test_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -114,9 +140,9 @@ def test_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("merge", [False, True])
-def test_aliases_that_grow(tmp_path: Path, merge: bool) -> None:
-    start, inner = ("{x: y}", "{{<<: [{0}]}}") if merge else ("[x, x]", "[{0}]")
+@pytest.mark.parametrize("nested", [False, True])
+def test_aliases_that_grow(tmp_path: Path, nested: bool) -> None:
+    start, inner = ("{x: y}", "{{m: [{0}]}}") if nested else ("[x, x]", "[{0}]")
     lines = [f"a0: &a0 {start}"]
     lines += [f"a{i}: &a{i} {inner.format(', '.join([f'*a{i - 1}'] * 9))}" for i in range(1, 20)]
     file = write(tmp_path / "bomb.yaml", "\n".join([*lines, "val: *a19", ""]))
@@ -151,8 +177,53 @@ def test_names_of_yaml(tmp_path: Path) -> None:
         names_of_yaml("nowhere.yaml", 1)
 
 
+@pytest.mark.parametrize("stem", ["data", "Dataset", "_annotations"])
+def test_the_folder_gives_the_name_where_the_file_has_none(tmp_path: Path, stem: str) -> None:
+    file = write(tmp_path / f"pets/{stem}.yaml", "val: x\n")
+    assert read_data_yaml(file).name == "pets"
+    (tmp_path / "pets/sub").mkdir()
+    assert read_data_yaml(tmp_path / "pets/sub" / ".." / file.name).name == "pets"
+    assert read_data_yaml(write(tmp_path / "pets/my_data.yaml", "val: x\n")).name == "my_data"
+
+
+def test_names_are_printable(tmp_path: Path) -> None:
+    names = r'["a\0b", "c\ed", " e\n\tf ", "\u202eg", "h\xA0i"]'
+    expected = ["a?b", "c?d", "e  f", "?g", "h i"]
+    file = write(tmp_path / os.fsdecode(b"p\xe9t\x1b.yaml"), f"val: x\nnames: {names}\n")
+    config = read_data_yaml(file)
+    assert config.name == "p?t?"
+    assert list(config.names.values()) == expected
+    assert list(names_of_yaml(file, 5).values()) == expected
+
+
+def test_a_key_in_quotes_is_no_merge(tmp_path: Path) -> None:
+    assert read_data_yaml(write(tmp_path / "a.yaml", 'val: x\n"<<": y\n')).splits == {"val": ["x"]}
+    file = write(tmp_path / "b.yaml", "val: &v [x]\ntest: *v\nnames: {0: <<}\n")
+    assert read_data_yaml(file).names == {0: "<<"}
+
+
+def test_as_many_names_as_allowed(tmp_path: Path) -> None:
+    names = "".join(f" {i}: c{i}\n" for i in range(MAX_CLASSES))
+    assert len(read_data_yaml(write(tmp_path / "a.yaml", f"val: x\nnames:\n{names}")).names) == MAX_CLASSES
+
+
+@pytest.mark.parametrize("text", ["val: [" + "x, " * 5_000_000 + "]", "- \n" * 5_000_000, "%TAG !a! b\n" * 10**6])
+def test_large_yamls_are_refused_quickly(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path / "large.yaml", text)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"it has (more than|too many)"):
+        read_data_yaml(file)
+    assert time.perf_counter() - start < 10
+
+
 def test_shown_is_short() -> None:
     nested: list = []
     nested.append(nested)
     assert len(shown(nested)) < 100
     assert len(shown("x" * 10**6)) < 100
+
+
+def test_texts_are_safe_and_short() -> None:
+    assert printable("a\x1b[1m\n\udce9 b") == "a?[1m ? b"
+    assert shortened("x" * 500) == "x" * 500
+    assert shortened("a" + "x" * 10**6 + "b") == "a" + "x" * 248 + "..." + "x" * 248 + "b"

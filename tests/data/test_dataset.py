@@ -11,7 +11,7 @@ from made_labels import write, yolo_set
 
 from yolonas.config import COCO_CATEGORY_IDS, COCO_NAMES
 from yolonas.data.data_yaml import DataConfig
-from yolonas.data.dataset import DetectionDataset, Problem, Problems, open_dataset
+from yolonas.data.dataset import MAX_PROBLEMS, DetectionDataset, Problem, Problems, open_dataset
 
 LABELS = {"a": "0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n", "b": "", "c": "2 0.5 0.5 0.1 0.1\n"}
 
@@ -63,7 +63,7 @@ def test_fraction(yaml: Path) -> None:
     many = replace(dataset, images=dataset.images[:1] * 100)
     assert [len(many.with_fraction(value)) for value in (0.07, 0.29, 0.57)] == [7, 29, 57]
     assert dataset.with_fraction(0.5).images == dataset.images[:2]
-    for value in (0, -1, 1.5, float("nan")):
+    for value in (0, -1, 1.5, float("nan"), "x", None, [1], 10**400):
         with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, got"):
             dataset.with_fraction(value)
 
@@ -94,7 +94,8 @@ def test_for_a_model_with_other_names(yaml: Path) -> None:
     dataset = open_dataset(yaml)
     other = dataset.for_model({0: "cat", 1: "class_1", 2: "class_2"})
     assert classes(other) == classes(dataset)
-    assert other.names == dataset.names
+    assert other.names == {0: "cat", 1: "class_1", 2: "class_2"}
+    assert other.category_ids == dataset.category_ids
     assert [str(problem) for problem in other.problems] == [
         "pets: class names differ from the model's, first at 1: 'dog', the model has 'class_1'; "
         "classes are matched by number"
@@ -103,11 +104,29 @@ def test_for_a_model_with_other_names(yaml: Path) -> None:
 
 
 def test_for_a_model_that_does_not_fit(yaml: Path) -> None:
-    message = r"pets must have the model's classes; it has 3 \(cat, dog, cow\), the model 4 \(a, b, c, ...\); use"
+    message = (
+        r"pets must have the model's classes; it has 3 \('cat', 'dog', 'cow'\), the model 4 \('a', 'b', 'c', ...\); use"
+    )
     with pytest.raises(ValueError, match=message):
         open_dataset(yaml).for_model(dict(enumerate("abcd")))
     with pytest.raises(ValueError, match=r"it has 3 .* the model 2"):
         open_dataset(yaml).for_model({0: "cat", 1: "dog"})
+
+
+def test_for_a_model_whose_names_are_not_printable(yaml: Path) -> None:
+    yaml.write_text('val: images/val\nnames: ["c\\eat", "do\\ng", cow]\n')
+    dataset = open_dataset(yaml)
+    names = {0: "c\x1bat", 1: "do\ng", 2: "cow"}
+    other = dataset.for_model(names)
+    assert (other.names, other.problems, classes(other)) == (names, [], classes(dataset))
+    assert other.for_model({0: "do\ng", 1: "cow", 2: "c\x1bat"}).category_ids == (2, 3, 1)
+
+
+def test_for_a_model_with_long_names(yaml: Path) -> None:
+    long = {number: f"{number}" + "x" * 10**6 for number in range(4)}
+    with pytest.raises(ValueError, match="must have the model's classes") as caught:
+        open_dataset(yaml).for_model(long)
+    assert len(str(caught.value)) < 2000
 
 
 def test_names_that_repeat(yaml: Path) -> None:
@@ -140,6 +159,35 @@ def test_data_of_another_kind(name: str) -> None:
         open_dataset(name)
 
 
+@pytest.mark.parametrize("value", [5, b"x", ["x"], 1.5])
+def test_arguments_of_another_type(yaml: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="annotations must be a path, got "):
+        open_dataset(yaml, annotations=value)
+    with pytest.raises(ValueError, match="images must be a path, got "):
+        open_dataset(yaml, images=value)
+    with pytest.raises(ValueError, match="data must be a path, got "):
+        open_dataset(value)
+    with pytest.raises(ValueError, match="split must be one of"):
+        open_dataset(yaml, value)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 10**6, "~nobody/x", "\ud800\x1b"])
+def test_paths_that_no_file_has(yaml: Path, value: str) -> None:
+    for opened in (
+        lambda: open_dataset(f"{value}.yaml"),
+        lambda: open_dataset(f"{value}.json"),
+        lambda: open_dataset(value),
+        lambda: open_dataset(yaml, annotations=value),
+        lambda: open_dataset(yaml, annotations=value, images=value),
+        lambda: open_dataset(yaml, images=value),
+        lambda: open_dataset(yaml, value),
+    ):
+        with pytest.raises(ValueError) as caught:
+            opened()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) <= 2001
+
+
 def test_problems_are_counted() -> None:
     problems = Problems()
     for number in range(25):
@@ -155,3 +203,23 @@ def test_problems_are_counted() -> None:
 
 def test_problems_are_safe_to_print() -> None:
     assert str(Problem("a\x1b[31m\n\udce9.txt", "is bad\r", "nothing")) == "a?[31m??.txt: is bad?"
+
+
+def test_problems_are_short() -> None:
+    assert len(Problem("a.txt", "x" * 10**7, "nothing").what) < 600
+
+
+def test_the_problems_of_many_files_are_counted() -> None:
+    problems = Problems()
+    for file in range(2000):
+        for number in range(30):
+            problems.add(f"{file}.txt", "is bad", "label", place=f":{number}")
+        problems.add(f"{file}.txt", "is odd", "nothing")
+    found = problems.all()
+    assert MAX_PROBLEMS <= len(found) <= MAX_PROBLEMS + 100
+    for cost, count in (("label", 60_000), ("nothing", 2000)):
+        assert sum(problem.count for problem in found if problem.cost == cost) == count
+    assert [str(problem) for problem in found[-2:]] == [
+        "1952 more files: 58560 problems; label left out",
+        "1953 more files: 1953 problems",
+    ]

@@ -67,6 +67,7 @@ def test_order_and_numbers(tmp_path: Path) -> None:
         (annotation(1, 3, [1, 1, float("inf"), 2]), "bbox must be in pixels"),
         (annotation(1, 3, [1, -1e300, 2, 1e301]), "bbox must be in pixels"),
         (annotation(1, 3, [1e308, 1, 1e308, 1e308]), "bbox must be in pixels"),
+        (annotation(1, 3, [1e308] * 4, area=1e308), "bbox must be in pixels, got [1e+308, 1e+308, 1e+308, 1e+308]"),
         (annotation(1, 3, [1, 1, 2, 10**400]), "bbox must be in pixels"),
         (annotation(1, 3, [1, 1, 0, 2]), "bbox must have a width and a height above 0, got [1, 1, 0, 2]"),
         (annotation(1, 3, [1, 1, 5, -2]), "bbox must have a width and a height above 0"),
@@ -75,6 +76,8 @@ def test_order_and_numbers(tmp_path: Path) -> None:
         (annotation(1, 3, [1, 1, 5, 5], iscrowd=2), "iscrowd must be 0 or 1, got 2"),
         (annotation(1, 3, [1, 1, 5, 5], iscrowd="0"), "iscrowd must be 0 or 1, got '0'"),
         (annotation(1, 3, [1, 1, 5, 5], iscrowd=[0]), "iscrowd must be 0 or 1, got [0]"),
+        (annotation(1, 3, [1, 1, 5, 5], iscrowd={}), "iscrowd must be 0 or 1, got {}"),
+        (annotation(1, 3, [1, 1, 5, 5], iscrowd=""), "iscrowd must be 0 or 1, got ''"),
         (GOOD, "repeats another annotation of the picture: category_id 3, bbox [10, 20, 30.5, 40]"),
     ],
 )
@@ -103,6 +106,49 @@ def test_iscrowd_may_be_missing_or_null(tmp_path: Path) -> None:
     first = {key: value for key, value in GOOD.items() if key != "iscrowd"}
     found = read(tmp_path, instances({1: "a.jpg"}, [first, annotation(1, 7, [1, 1, 5, 5], iscrowd=None)]))
     assert found.truths[0].crowd.tolist() == [False, False]
+
+
+def test_a_crowd_region_does_not_repeat_an_object(tmp_path: Path) -> None:
+    crowd = {**GOOD, "iscrowd": 1}
+    found = read(tmp_path, instances({1: "a.jpg"}, [GOOD, crowd, crowd]))
+    assert found.truths[0].crowd.tolist() == [False, True]
+    assert [problem.where for problem in found.problems] == ["i.json: annotation 2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/a/b.jpg", "../b.jpg", "x/../../b.jpg", "..", ".", "x/..", "C:/b.jpg", "c:b.jpg", "..\\b.jpg", "\\\\host\\b.jpg"],
+)
+def test_pictures_outside_the_folder(tmp_path: Path, name: str) -> None:
+    found = read(tmp_path, instances({1: "a.jpg", 2: name}, [GOOD, annotation(2, 3, [1, 1, 2, 2])]))
+    assert [file_name for _, file_name, _ in found.images] == ["a.jpg"]
+    (text,) = texts(found)
+    assert text.startswith("i.json: image 1: file_name must be a picture in the picture folder, got ")
+    assert text.endswith("; picture left out")
+
+
+def test_file_names_are_normalised(tmp_path: Path) -> None:
+    names = {1: "b.jpg", 2: "./b.jpg", 3: "x//../x/c.jpg", 4: "x\\c.jpg", 5: "d..jpg", 6: "..e/f.jpg"}
+    found = read(tmp_path, instances(names, [GOOD]))
+    assert [file_name for _, file_name, _ in found.images] == ["b.jpg", "x/c.jpg", "d..jpg", "..e/f.jpg"]
+    assert texts(found) == [
+        "i.json: image 1: file_name './b.jpg' was there before; picture left out",
+        "i.json: image 3: file_name 'x\\\\c.jpg' was there before; picture left out",
+    ]
+
+
+def test_category_names_are_printable(tmp_path: Path) -> None:
+    names = ["a\ud800", "\0b\x1b[1m\n", "a\udfff", "\n"]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 3)]
+    found = read(tmp_path, instances({1: "a.jpg"}, [GOOD], categories=categories))
+    assert found.names == ("a?", "?b?[1m", "category 5", "category 6")
+    "".join(found.names).encode()
+
+
+def test_a_category_that_is_called_like_a_stand_in(tmp_path: Path) -> None:
+    categories = [{"id": 2, "name": "category 3"}, {"id": 3}, {"id": 4, "name": "category 3'"}]
+    found = read(tmp_path, instances({1: "a.jpg"}, [GOOD], categories=categories))
+    assert found.names == ("category 3", "category 3'", "category 4")
 
 
 def test_bad_images(tmp_path: Path) -> None:

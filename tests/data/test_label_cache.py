@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ def test_fresh_files_are_not_kept(yaml: Path, parsed: list[bytes], monkeypatch: 
 
 def test_broken_caches_are_replaced(yaml: Path, parsed: list[bytes], tmp_path: Path) -> None:
     opened(yaml, parsed)
-    (file,) = (tmp_path / "cache/labels").glob("*.npz")
+    (file,) = (tmp_path / "cache/labels").glob("*.labels")
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
     damaged = [b"", b"nonsense", whole[: len(whole) // 2], whole[:-1]]
@@ -116,37 +118,93 @@ def test_broken_caches_are_replaced(yaml: Path, parsed: list[bytes], tmp_path: P
     assert opened(yaml, parsed)[1] == 0
 
 
+def kept_file(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "cache/labels").glob("*.labels")
+    return file
+
+
+def forged(data: bytes, start: int, change: bytes) -> bytes:
+    """A cache with other bytes from `start` on, counted behind the checksum, which is right."""
+    body = bytearray(data[48:])
+    body[start : start + len(change)] = change
+    return data[:16] + hashlib.sha256(body).digest() + bytes(body)
+
+
+FILES, BOXES = 4, 2  # in the cache of `yaml`
+STAMPS_AT, COUNTS_AT = 48, 48 + 32 * FILES
+BOXES_AT = COUNTS_AT + 8 * FILES
+CLASSES_AT = BOXES_AT + 32 * BOXES
+NAMES_AT = CLASSES_AT + 4 * BOXES
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("start", "change"),
     [
-        {"boxes": np.full((2, 4), 2.0)},
-        {"boxes": np.full((2, 4), np.nan)},
-        {"boxes": np.zeros((3, 4))},
-        {"boxes": np.zeros((2, 4), np.float32)},
-        {"classes": np.array([0, 3], np.int32)},
-        {"classes": np.array([0, -1], np.int32)},
-        {"counts": np.array([1, 3, -2, 0], np.int64)},
-        {"stamps": np.zeros((2, 4), np.int64)},
-        {"names": np.zeros(0, np.uint8)},
-        {"problems": np.frombuffer(b'{"0": [[1, 2, 3, 4]]}', np.uint8)},
-        {"problems": np.frombuffer(b"[", np.uint8)},
-        {"head": np.array([0, 3])},
-        {"head": np.array(["a"], object)},
+        (BOXES_AT, np.full(8, 2.0)),
+        (BOXES_AT, np.full(8, np.nan)),
+        (CLASSES_AT, np.array([0, 3], np.int32)),
+        (CLASSES_AT, np.array([0, -1], np.int32)),
+        (COUNTS_AT, np.array([1, 3, -2, 0])),
+        (COUNTS_AT, np.array([2**62, 2**62, 2**62, 2**62 + 2])),
+        (COUNTS_AT, np.array([1, 2, 0, 0])),
+        (NAMES_AT, np.zeros(1, np.uint8)),
+        (0, np.array([2])),  # another format
+        (8, np.array([4])),  # for another number of classes
+        (16, np.array([2**40])),
+        (16, np.array([2**61])),  # times 32 it is 0 again where numbers have 64 bits
+        (16, np.array([-1])),
+        (24, np.array([3])),
+        (32, np.array([-(2**62)])),
+        (40, np.array([2**62])),
     ],
-    ids=lambda change: next(iter(change)),
 )
 def test_caches_with_a_wrong_content(
-    yaml: Path, parsed: list[bytes], tmp_path: Path, change: dict[str, np.ndarray]
+    yaml: Path, parsed: list[bytes], tmp_path: Path, start: int, change: np.ndarray
 ) -> None:
     first, _ = opened(yaml, parsed)
-    (file,) = (tmp_path / "cache/labels").glob("*.npz")
-    with np.load(file) as arrays:
-        content = {key: arrays[key] for key in arrays.files}
-    with file.open("wb") as stream:
-        np.savez(stream, **{**content, **change})
+    file = kept_file(tmp_path)
+    whole = file.read_bytes()
+    assert forged(whole, 0, b"") == whole
+    assert np.frombuffer(whole[48:96], np.int64)[:4].tolist() == [label_cache.FORMAT, 3, FILES, BOXES]
+    file.write_bytes(forged(whole, start, change.tobytes()))
     dataset, count = opened(yaml, parsed)
     assert count == 4
     assert dataset.digest() == first.digest()
+
+
+@pytest.mark.parametrize(
+    "text", ["[", '{"0": [[1, 2, 3, 4]]}', '{"0": 5}', "[]", '{"0": [["", "", "much", 1]]}', "[" * 99]
+)
+def test_caches_with_wrong_problems(yaml: Path, parsed: list[bytes], tmp_path: Path, text: str) -> None:
+    first, _ = opened(yaml, parsed)
+    file = kept_file(tmp_path)
+    whole = file.read_bytes()
+    length = int(np.frombuffer(whole[88:96], np.int64)[0])
+    file.write_bytes(forged(whole, len(whole) - 48 - length, text.encode().ljust(length)))
+    dataset, count = opened(yaml, parsed)
+    assert count == 4
+    assert dataset.problems == first.problems
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "sparse", "link"])
+def test_things_in_the_place_of_the_cache(yaml: Path, parsed: list[bytes], tmp_path: Path, kind: str) -> None:
+    opened(yaml, parsed)
+    file = kept_file(tmp_path)
+    head = file.read_bytes()[:96]
+    file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes(head)
+        os.truncate(file, 2**40)
+    start = time.perf_counter()
+    assert opened(yaml, parsed)[1] == 4
+    assert time.perf_counter() - start < 5
+    assert opened(yaml, parsed)[1] == (4 if kind == "folder" else 0)
 
 
 def test_a_folder_that_cannot_be_written(yaml: Path, parsed: list[bytes], tmp_path: Path) -> None:

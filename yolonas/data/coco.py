@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..records import Truth
+from .data_yaml import name_of_file, printable, shown
 from .dataset import (
     DetectionDataset,
     LabelledImage,
@@ -19,6 +20,7 @@ from .dataset import (
     filled_ids,
     numbers_by_name,
     relative_to,
+    some,
 )
 from .instances import Instances, read_instances
 
@@ -69,7 +71,7 @@ def coco_dataset(
         )
     names = dict(enumerate(instances.names)) if names is None else dict(names)
     return DetectionDataset(
-        name=name or file.stem.removeprefix("instances_"),
+        name=name or name_of_file(file),
         split=split,
         names=names,
         category_ids=instances.category_ids if numbers is None else numbered_ids(instances, numbers, len(names)),
@@ -82,7 +84,7 @@ def coco_dataset(
 def described(where: str, crowds: int) -> str:
     """What a console line says of labels from a COCO json."""
     regions = f", {crowds} crowd region{'s' * (crowds != 1)}" if crowds else ""
-    return f"{where} (COCO{regions})"
+    return printable(f"{where} (COCO{regions})")
 
 
 def class_numbers(instances: Instances, names: list[str], where: str) -> tuple[list[int], Problem | None]:
@@ -105,15 +107,15 @@ def class_numbers(instances: Instances, names: list[str], where: str) -> tuple[l
     if len(names) == len(instances.names):
         first = next(i for i in range(len(names)) if instances.names[i] != names[i])
         what = (
-            f"category names differ from the class names, first at {first}: {instances.names[first]!r} and "
-            f"{names[first]!r}; categories are matched by rank of their id"
+            f"category names differ from the class names, first at {first}: {shown(instances.names[first])} and "
+            f"{shown(names[first])}; categories are matched by rank of their id"
         )
         return list(range(len(names))), Problem(where, what, "nothing")
     by_name = numbers_by_name([instances.names[number] for number in kept], names)
     if by_name is None:
         raise ValueError(
             f"data: {where} must have the categories that the yaml names; it has {len(instances.names)} "
-            f"({', '.join(instances.names[:3])}, ...), the yaml {len(names)} ({', '.join(names[:3])}, ...)"
+            f"({some(instances.names)}), the yaml {len(names)} ({some(names)})"
         )
     numbers = [-1] * len(instances.names)
     for number, own in zip(kept, by_name, strict=True):
@@ -152,6 +154,6 @@ def _image_folder(file: Path, instances: Instances) -> Path:
             if os.path.isfile(os.path.join(folder, file_name)):
                 return folder
     raise ValueError(
-        f"data: pictures of {file} not found, such as {instances.images[0][1]}; looked in "
+        f"data: pictures of {file} not found, such as {shown(instances.images[0][1])}; looked in "
         f"{', '.join(map(str, tried))}; give their folder as images"
     )

@@ -17,12 +17,17 @@ from typing import Any
 from ..folders import datasets_folder
 
 MAX_YAML_BYTES = 16 * 2**20
+MAX_YAML_EVENTS = 250_000  # keys, values and brackets; as many names as are allowed need 200,000
 MAX_CLASSES = 100_000
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
+_MAX_PATH = 4096  # characters
+_MAX_DIRECTIVES = 100  # lines with % at the start; libyaml compares each with all before it
 _MAX_DEPTH = 100  # libyaml's loader overruns the stack of the process long before Python would notice
 _DECIMAL = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_PERCENT = re.compile(r"(?:^|[\n\r\x85\u2028\u2029])%")
+_NAMELESS = ("data", "dataset", "_annotations", "_annotations.coco")  # what exports call the file of any data set
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
 
@@ -59,7 +64,7 @@ def read_data_yaml(path: str | os.PathLike[str]) -> DataConfig:
     if not splits:
         raise ValueError(f"data: {file} must have train, val or test, got the keys {shown(list(content))}")
     return DataConfig(
-        name=file.stem,
+        name=name_of_file(file),
         file=file,
         root=_root(file, content.get("path")),
         splits=splits,
@@ -67,7 +72,7 @@ def read_data_yaml(path: str | os.PathLike[str]) -> DataConfig:
         images=_image_folders(file, content.get("images"), splits),
         download=None if _absent(content.get("download")) else content["download"],
         sha256=_matching(file, "sha256", content.get("sha256"), _SHA256, "64 hexadecimal digits"),
-        size=_whole(file, "size", content.get("size"), 2**63 - 1),
+        size=_whole(file, "size", content.get("size"), 0, 2**63 - 1),
     )
 
 
@@ -81,6 +86,25 @@ def names_of_yaml(path: str | os.PathLike[str], count: int) -> dict[int, str]:
         found = len(names) if isinstance(names, Mapping) else "none"
         raise ValueError(f"data: {path} must have names for the model's {count} classes, got {found}")
     return {int(key): _name(Path(path), key, value) for key, value in names.items()}
+
+
+def name_of_file(file: Path) -> str:
+    """What to call the data of a yaml or json: the file's name, or its folder's where all such files are called so."""
+    folder = os.path.basename(os.path.dirname(os.path.abspath(file)))  # noqa: PTH100, PTH119, PTH120  solves ..
+    return printable(folder if folder and file.stem.lower() in _NAMELESS else file.stem)
+
+
+def printable(text: str) -> str:
+    """The text on one line, without codes that a terminal would obey and without what cannot be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text).strip()
+
+
+def shortened(text: str, limit: int = 500) -> str:
+    """The text, or both ends of one that is too long for a message."""
+    half = limit // 2 - 1
+    return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
 def shown(value: object) -> str:
@@ -99,40 +123,87 @@ def _load(file: Path) -> Any:
             raise ValueError("no such file" if not file.exists() else "this is a folder or a device, not a file")
         if file.stat().st_size > MAX_YAML_BYTES:
             raise ValueError(f"it has {file.stat().st_size} bytes, more than the limit of {MAX_YAML_BYTES}")
-        text = file.read_text(encoding="utf-8-sig")
-        loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-        _check_depth(yaml.parse(text, Loader=loader))
-        return yaml.load(text, Loader=loader)  # builds only text, lists and dicts
+        data = file.read_bytes()
+        if b"\0" in data:  # as in UTF-16
+            raise UnicodeError
+        return _parsed(data.decode("utf-8-sig"))
+    except UnicodeError:
+        reason: object = "it is not UTF-8 text; save it as UTF-8"
     except RecursionError:
-        reason: object = "it is nested too deeply"
+        reason = "it is nested too deeply"
     except MemoryError:
         reason = "not enough memory"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         reason = error.problem if mark is None else f"{error.problem} (line {mark.line + 1})"
-    except (OSError, ValueError, yaml.YAMLError) as error:  # UnicodeDecodeError is a ValueError
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    except (ValueError, yaml.YAMLError) as error:
         reason = error
-    raise ValueError(f"data: {file} cannot be read as yaml: {reason}")
+    raise ValueError(f"data: {file} cannot be read as yaml: {shortened(printable(str(reason)))}")
 
 
-def _check_depth(events: Any) -> None:
+def _parsed(text: str) -> Any:
+    """Texts, lists and dicts, after a look at what would take libyaml or Python too long or too deep."""
+    import yaml
+
+    kind = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    if len(_PERCENT.findall(text)) > _MAX_DIRECTIVES:
+        raise ValueError("it has too many directives, lines with % at the start")
     depth = 0
-    for event in events:
-        kind = type(event).__name__
-        depth += kind in ("SequenceStartEvent", "MappingStartEvent")
-        depth -= kind in ("SequenceEndEvent", "MappingEndEvent")
+    for number, event in enumerate(yaml.parse(text, Loader=kind)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError("it is nested too deeply")
+        if number >= MAX_YAML_EVENTS:
+            raise ValueError(f"it has more than {MAX_YAML_EVENTS} keys and values")
+    loader = kind(text)
+    try:
+        node = loader.get_single_node()
+        _check_keys(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(root: Any) -> None:
+    """Raises ValueError for keys that repeat, where the last would count, and for merge keys, which would be text."""
+    import yaml
+
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            pending += (key, value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = f"(line {key.start_mark.line + 1})"
+            if key.value == "<<" and not key.style:
+                raise ValueError(f"merge keys (<<) are not read, write them out {line}")
+            if key.value in keys:
+                raise ValueError(f"the key {shown(key.value)} is there twice {line}")
+            keys.add(key.value)
 
 
 def _absent(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip() in _NOTHING)
 
 
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value and len(value) <= _MAX_PATH
+
+
 def _entries(file: Path, key: str, value: object) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     for entry in entries:
-        if not isinstance(entry, str) or not entry.strip() or "\0" in entry:
+        if not _is_path(entry) or not entry.strip():
             raise ValueError(f"data: {file}: {key} must be a path or a list of paths, got {shown(value)}")
     if not entries:
         raise ValueError(f"data: {file}: {key} must have at least one path, got []")
@@ -143,7 +214,7 @@ def _root(file: Path, value: object) -> Path:
     own = file.absolute().parent
     if _absent(value):
         return own
-    if not isinstance(value, str) or "\0" in value:
+    if not _is_path(value):
         raise ValueError(f"data: {file}: path must be the folder of the data set, got {shown(value)}")
     try:
         path = Path(value).expanduser()
@@ -167,8 +238,8 @@ def _is_folder(path: Path) -> bool:
 
 def _names(file: Path, names: object, count: object) -> dict[int, str] | None:
     """Class names by number, or None where the yaml has neither `names` nor `nc`."""
-    number = _whole(file, "nc", count, MAX_CLASSES)
-    if number == 0 or (isinstance(names, (list, Mapping)) and not names):
+    number = _whole(file, "nc", count, 1, MAX_CLASSES)
+    if isinstance(names, (list, Mapping)) and not names:
         raise ValueError(f"data: {file}: names must have at least one class, got none")
     if _absent(names):
         return None if number is None else {i: f"class_{i}" for i in range(number)}
@@ -198,29 +269,30 @@ def _names(file: Path, names: object, count: object) -> dict[int, str] | None:
 def _name(file: Path, key: str, name: object) -> str:
     if not isinstance(name, str):
         raise ValueError(f"data: {file}: name of class {key} must be a text, got {shown(name)}")
-    return name
+    return printable(name)
 
 
 def _image_folders(file: Path, value: object, splits: Mapping[str, list[str]]) -> dict[str, str]:
     """`images`: one folder for all splits, or a mapping of splits to folders."""
     if _absent(value):
         return {}
-    if isinstance(value, str) and "\0" not in value:
+    if _is_path(value):
         return dict.fromkeys(splits, value)
     folders = {}
     for split, keys in SPLITS.items():
         for key in keys if isinstance(value, Mapping) else ():
-            if isinstance(value.get(key), str) and "\0" not in value[key]:
+            if _is_path(value.get(key)):
                 folders.setdefault(split, value[key])
     if not folders:
         raise ValueError(f"data: {file}: images must be a folder or a mapping of splits to folders, got {shown(value)}")
     return folders
 
 
-def _whole(file: Path, key: str, value: object, highest: int) -> int | None:
-    text = _matching(file, key, value, _DECIMAL, f"a whole number of at most {highest}")
-    if text is not None and int(text) > highest:
-        raise ValueError(f"data: {file}: {key} must be a whole number of at most {highest}, got {text}")
+def _whole(file: Path, key: str, value: object, lowest: int, highest: int) -> int | None:
+    what = f"a whole number from {lowest} to {highest}"
+    text = _matching(file, key, value, _DECIMAL, what)
+    if text is not None and not lowest <= int(text) <= highest:
+        raise ValueError(f"data: {file}: {key} must be {what}, got {shown(value)}")
     return None if text is None else int(text)
 
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..config import COCO_CATEGORY_IDS, COCO_NAMES
 from ..records import Truth
-from .data_yaml import SPLITS, DataConfig, read_data_yaml
+from .data_yaml import SPLITS, DataConfig, printable, read_data_yaml, shortened, shown
+from .paths import expand_home
 
 Cost = Literal["picture", "label", "nothing"]
 
 SHOWN_PROBLEMS = 20  # of one file and cost; the others are counted
+MAX_PROBLEMS = 1000  # of all files; the others are counted
 
 _LEFT_OUT = {"picture": "; picture left out", "label": "; label left out", "nothing": ""}
 
@@ -37,6 +40,9 @@ class Problem:
     cost: Cost  # what is left out because of it
     count: int = 1  # how many times: more than 1 where a file has too many to list
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", shortened(self.what))
+
     def __str__(self) -> str:
         # A file's name may hold escape codes for the terminal, or bytes that are no text and cannot be printed.
         text = f"{self.where}: {self.what}{_LEFT_OUT[self.cost]}"
@@ -44,27 +50,34 @@ class Problem:
 
 
 class Problems:
-    """Collects problems in order, and only counts those of a file after the first `SHOWN_PROBLEMS` of each cost."""
+    """Collects problems in order: `SHOWN_PROBLEMS` of a file and cost, `MAX_PROBLEMS` in all. The rest is counted."""
 
     def __init__(self) -> None:
         self._by_file: dict[tuple[str, Cost], list[Problem]] = {}
         self._more: dict[tuple[str, Cost], int] = {}
+        self._kept = 0
 
     def add(self, file: str, what: str, cost: Cost, *, place: str = "", count: int = 1) -> None:
         """`place` is put behind the file: `:3` for a line."""
-        found = self._by_file.setdefault((file, cost), [])
-        if len(found) < SHOWN_PROBLEMS:
-            found.append(Problem(f"{file}{place}", what, cost, count))
+        found = self._by_file.get((file, cost), [])
+        if len(found) < SHOWN_PROBLEMS and self._kept < MAX_PROBLEMS:
+            self._by_file[file, cost] = [*found, Problem(f"{file}{place}", what, cost, count)]
+            self._kept += 1
         else:
             self._more[file, cost] = self._more.get((file, cost), 0) + count
 
     def all(self) -> list[Problem]:
-        """What was collected, with one problem "and N more" for each file that has too many."""
+        """What was collected, with one problem "and N more" for each file that has too many, and one for the others."""
         listed = []
         for key, found in self._by_file.items():
             listed += found
             if more := self._more.get(key):
                 listed.append(Problem(key[0], f"and {more} more", key[1], more))
+        for cost in get_args(Cost):
+            others = [more for key, more in self._more.items() if key[1] == cost and key not in self._by_file]
+            if others:
+                total = sum(others)
+                listed.append(Problem(f"{len(others)} more files", f"{total} problems", cost, total))
         return listed
 
 
@@ -120,14 +133,14 @@ class DetectionDataset:
         Raises:
             ValueError: `fraction` is not above 0 and at most 1.
         """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction!r}")
+        if not isinstance(fraction, numbers.Real) or not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, got {shown(fraction)}")
         # 0.07 * 100 is a little more than 7.
         count = max(1, math.ceil(fraction * len(self.images) * (1 - 1e-12)))
         return replace(self, images=self.images[:count])
 
     def for_model(self, names: Mapping[int, str]) -> DetectionDataset:
-        """The data set with the class numbers of a model that knows `names`.
+        """The data set with the class numbers and names of a model that knows `names`.
 
         Classes are matched by name. Where there are as many of them with other names, they are matched by number, and
         a problem says so.
@@ -138,18 +151,22 @@ class DetectionDataset:
         own, known = list(self.names.values()), [names[number] for number in sorted(names)]
         if own == known:
             return self
+        plain = [printable(name) for name in known]  # as the names of data sets are
+        if own == plain:
+            return replace(self, names=dict(enumerate(known)))
         numbers = numbers_by_name(own, known)
         if numbers is None and len(own) == len(known):
-            first = next(i for i in range(len(own)) if own[i] != known[i])
+            first = next(i for i in range(len(own)) if own[i] != plain[i])
             what = (
-                f"class names differ from the model's, first at {first}: {own[first]!r}, the model has "
-                f"{known[first]!r}; classes are matched by number"
+                f"class names differ from the model's, first at {first}: {shown(own[first])}, the model has "
+                f"{shown(plain[first])}; classes are matched by number"
             )
-            return replace(self, problems=[*self.problems, Problem(self.name, what, "nothing")])
+            problems = [*self.problems, Problem(self.name, what, "nothing")]
+            return replace(self, names=dict(enumerate(known)), problems=problems)
         if numbers is None:
             raise ValueError(
-                f"data: {self.name} must have the model's classes; it has {len(own)} ({_some(own)}), "
-                f"the model {len(known)} ({_some(known)}); use weights that were trained for these classes"
+                f"data: {self.name} must have the model's classes; it has {len(own)} ({some(own)}), "
+                f"the model {len(known)} ({some(plain)}); use weights that were trained for these classes"
             )
         table = np.array(numbers, np.int32)
         images = []
@@ -183,20 +200,39 @@ def open_dataset(
         ValueError: the data cannot be used at all; the text names the file and what is missing.
     """
     split = next((name for name, aliases in SPLITS.items() if split in aliases), split)
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if not isinstance(split, str) or split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {shown(split)}")
+    if not isinstance(data, DataConfig):
+        data = _path("data", data)
+    try:
+        return _opened(
+            data,
+            split,
+            images=None if images is None else _path("images", images),
+            annotations=None if annotations is None else _path("annotations", annotations),
+            cache=cache,
+        )
+    except ValueError as error:  # its text may hold names of files and whatever stands in the data
+        text = shortened(printable(str(error)), 2000)
+        if text == str(error):
+            raise
+        raise ValueError(text) from None
+
+
+def _opened(
+    data: Path | DataConfig, split: str, *, images: Path | None, annotations: Path | None, cache: bool
+) -> DetectionDataset:
     from .coco import coco_dataset
     from .yolo import yolo_dataset
 
     if not isinstance(data, DataConfig):
-        path = Path(data)
-        if path.suffix.lower() == ".json":
+        if data.suffix.lower() == ".json":
             if annotations is not None:
-                raise ValueError(f"annotations must be left out where data is a json, got {os.fspath(annotations)!r}")
-            return coco_dataset(path, split, images=None if images is None else Path(images))
-        if path.suffix.lower() not in (".yaml", ".yml"):
-            raise ValueError(f"data: must be a data yaml or a COCO json, got {str(path)!r}")
-        data = read_data_yaml(path)
+                raise ValueError(f"annotations must be left out where data is a json, got {shown(str(annotations))}")
+            return coco_dataset(data, split, images=images)
+        if data.suffix.lower() not in (".yaml", ".yml"):
+            raise ValueError(f"data: must be a data yaml or a COCO json, got {shown(str(data))}")
+        data = read_data_yaml(data)
     entries = data.splits.get(split)
     if not entries:
         raise ValueError(
@@ -205,8 +241,8 @@ def open_dataset(
     is_json = any(entry.lower().endswith(".json") for entry in entries)
     if is_json and (len(entries) > 1 or annotations is not None):
         raise ValueError(
-            f"data: {split} of {data.file or data.name} must be one json alone, got {entries} "
-            f"and annotations={annotations!r}"
+            f"data: {split} of {data.file or data.name} must be one json alone, got {shown(entries)} "
+            f"and annotations={annotations if annotations is None else shown(str(annotations))}"
         )
     json_file = None
     if is_json:
@@ -214,7 +250,7 @@ def open_dataset(
     elif annotations is not None:
         json_file = _given(data, annotations)
     if json_file is None and images is not None:
-        raise ValueError(f"images must be left out where {split} is a folder or a list, got {os.fspath(images)!r}")
+        raise ValueError(f"images must be left out where {split} is a folder or a list, got {shown(str(images))}")
     if json_file is None or (images is None and not is_json):
         return yolo_dataset(data, split, annotations=json_file, cache=cache)
     folder = None
@@ -227,11 +263,11 @@ def open_dataset(
 
 def numbers_by_name(names: Sequence[str], known: Sequence[str]) -> list[int] | None:
     """For each of `names` its place in `known`; None where one is unknown or a name stands for several."""
-    places = {name.strip().casefold(): number for number, name in enumerate(known)}
-    numbers = [places.get(name.strip().casefold()) for name in names]
-    if None in numbers or len(set(numbers)) < len(names) or len(places) < len(known):
+    places = {printable(name).strip().casefold(): number for number, name in enumerate(known)}
+    found = [places.get(printable(name).strip().casefold()) for name in names]
+    if None in found or len(set(found)) < len(names) or len(places) < len(known):
         return None
-    return [number for number in numbers if number is not None]
+    return [number for number in found if number is not None]
 
 
 def category_ids_of(names: Sequence[str]) -> tuple[int, ...]:
@@ -254,14 +290,20 @@ def relative_to(path: str | os.PathLike[str], root: Path) -> str:
         return os.fspath(path)
 
 
-def _given(data: DataConfig, path: str | os.PathLike[str]) -> Path:
+def some(names: Sequence[str]) -> str:
+    """The first names of many, for a message."""
+    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _path(argument: str, value: object) -> Path:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{argument} must be a path, got {shown(value)}")
+    return Path(value)
+
+
+def _given(data: DataConfig, path: Path) -> Path:
     """A path from the caller: relative to the working folder, else to the root of the data."""
-    try:
-        place = Path(path).expanduser()
-    except RuntimeError:
-        place = Path(path)
-    return place if place.exists() else data.root / place
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    place = expand_home(path)
+    return place if os.path.exists(place) else data.root / place  # noqa: PTH110  Path's own raises for long names

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..records import Truth
-from .data_yaml import shown
+from .data_yaml import printable, shown
 from .dataset import Problem, Problems
 
 MAX_JSON_BYTES = 4 * 2**30
@@ -107,16 +109,18 @@ def _categories(
             problems.add(where, f"id {category_id} was there before", "nothing", place=f": category {place}")
         else:
             name = entry.get("name")
-            found[category_id] = name if isinstance(name, str) and name.strip() else ""
+            found[category_id] = printable(name).strip() if isinstance(name, str) else ""
     if not found:
         raise ValueError(f"data: {file} must have at least one category with an id, got {shown(entries)}")
     names: dict[str, int] = {}
     for category_id in sorted(found):
         name = found[category_id]
         if not name or name in names:
-            what = f"is called {name!r} like another" if name else "has no name"
+            what = f"is called {shown(name)} like another" if name else "has no name"
             problems.add(where, what, "nothing", place=f": category {category_id}")
             name = f"category {category_id}"
+            while name in names:
+                name += "'"
         names[name] = category_id
     return tuple(sorted(found)), tuple(names)
 
@@ -142,7 +146,10 @@ def _images(
         elif not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
             fault = f"file_name must be the name of a picture, got {shown(file_name)}"
             skipped.add(image_id)
-        elif file_name in file_names:
+        elif (plain := _inside(file_name)) is None:
+            fault = f"file_name must be a picture in the picture folder, got {shown(file_name)}"
+            skipped.add(image_id)
+        elif plain in file_names:
             fault = f"file_name {shown(file_name)} was there before"
             skipped.add(image_id)
         if fault is not None:
@@ -150,10 +157,17 @@ def _images(
             continue
         height, width = _whole(entry.get("height")), _whole(entry.get("width"))
         known = height is not None and width is not None and height > 0 and width > 0
-        found[image_id] = (file_name, (height, width) if known else None)
-        file_names.add(file_name)
+        found[image_id] = (plain, (height, width) if known else None)
+        file_names.add(plain)
     order = sorted(found, key=lambda key: (isinstance(key, str), key))
     return [(image_id, *found[image_id]) for image_id in order], skipped
+
+
+def _inside(file_name: str) -> str | None:
+    """A picture's path below the folder of the pictures, with forward slashes; None for one that leads elsewhere."""
+    plain = posixpath.normpath(file_name.replace("\\", "/"))
+    outside = plain in (".", "..") or plain.startswith(("/", "../")) or re.match("[A-Za-z]:", plain)
+    return None if outside else plain
 
 
 def _truths(
@@ -180,7 +194,7 @@ def _truths(
     heights, widths = sizes[places].T  # of unknown pictures, -1, those of the last one: they are out anyway
     good = (places >= 0) & (classes >= 0) & (crowds >= 0) & (w > 0) & (h > 0)
     good &= (x < widths) & (y < heights) & (x + w > 0) & (y + h > 0)
-    good[np.flatnonzero(good)[_repeats(np.column_stack((places, classes, boxes))[good])]] = False
+    good[np.flatnonzero(good)[_repeats(np.column_stack((places, classes, crowds, boxes))[good])]] = False
     for number in np.flatnonzero(~good).tolist():
         item = annotations[number]
         fault = _fault(item, place_of, skipped, class_of, sizes)
@@ -274,6 +288,7 @@ def _fault(
     height, width = sizes[places[image_id]]
     if box[0] >= width or box[1] >= height or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
         return f"bbox must touch the picture of {width:.0f}x{height:.0f} pixels, got {shown(box)}"
-    if (item.get("iscrowd") or 0) not in (0, 1):
-        return f"iscrowd must be 0 or 1, got {shown(item['iscrowd'])}"
+    crowd = item.get("iscrowd")
+    if isinstance(crowd, (list, dict)) or crowd not in (0, 1, None):
+        return f"iscrowd must be 0 or 1, got {shown(crowd)}"
     return f"repeats another annotation of the picture: category_id {category_id}, bbox {shown(box)}"

@@ -7,10 +7,10 @@ broken or cannot be written only costs time.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +28,9 @@ LOGGER = logging.getLogger("yolonas")
 Stamp = tuple[int, int, int, int]  # size, mtime and ctime in ns, inode
 
 FORMAT = 1  # of the file; raised too when parse_labels comes to another result
+MAX_CACHE_BYTES = 4 * 2**30
+_MAGIC = b"yolonas labels\n\0"
+_HEAD = len(_MAGIC) + 32 + 6 * 8  # with the sha256 of what follows it, and the counts of everything
 # Files changed less than this before they were read are not kept: the clock of the file system may be too coarse to
 # show that they were changed once more.
 SETTLED_NS = 2_000_000_000
@@ -44,7 +47,7 @@ class LabelCache:
     def __init__(self, split: str, folders: Iterable[str], count: int):
         """`folders` hold the label files, which are for `count` classes."""
         text = "\0".join([split, *sorted(set(folders))])
-        self.path = cache_folder() / "labels" / f"{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}.npz"
+        self.path = cache_folder() / "labels" / f"{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}.labels"
         self._count = count
         self._old: dict[str, tuple[Stamp, FileLabels]] = {}
         self._new: dict[str, tuple[Stamp, FileLabels]] = {}
@@ -53,7 +56,7 @@ class LabelCache:
             self._old = _unpacked(self.path, count)
         except FileNotFoundError:
             pass
-        except Exception as error:  # whatever a damaged file makes numpy and zipfile raise
+        except Exception as error:  # whatever a damaged file makes numpy and json raise
             LOGGER.debug("label cache %s is not used: %s", self.path, error)
 
     def get(self, path: str, stamp: Stamp) -> FileLabels | None:
@@ -87,34 +90,43 @@ def _packed(content: dict[str, tuple[Stamp, FileLabels]], count: int) -> bytes:
         for number, found in enumerate(labels)
         if found.problems
     }
-    stream = io.BytesIO()
-    np.savez(
-        stream,
-        head=np.array((FORMAT, count), np.int64),
-        names=np.frombuffer(b"\0".join(os.fsencode(path) for path in content), np.uint8),
-        stamps=np.array([stamp for stamp, _ in content.values()], np.int64).reshape(-1, 4),
-        counts=np.array([len(found.boxes) for found in labels], np.int64),
-        boxes=np.concatenate([np.zeros((0, 4)), *(found.boxes for found in labels)]),
-        classes=np.concatenate([np.zeros(0, np.int32), *(found.classes for found in labels)]),
-        problems=np.frombuffer(json.dumps(problems).encode(), np.uint8),
-    )
-    return stream.getvalue()
+    texts = b"\0".join(os.fsencode(path) for path in content), json.dumps(problems).encode()
+    boxes = sum(len(found.boxes) for found in labels)
+    parts = [
+        np.array((FORMAT, count, len(labels), boxes, *map(len, texts)), np.int64).tobytes(),
+        np.array([stamp for stamp, _ in content.values()], np.int64).tobytes(),
+        np.array([len(found.boxes) for found in labels], np.int64).tobytes(),
+        np.concatenate([np.zeros((0, 4)), *(found.boxes for found in labels)]).tobytes(),
+        np.concatenate([np.zeros(0, np.int32), *(found.classes for found in labels)]).tobytes(),
+        *texts,
+    ]
+    body = b"".join(parts)
+    return _MAGIC + hashlib.sha256(body).digest() + body
 
 
 def _unpacked(path: Path, count: int) -> dict[str, tuple[Stamp, FileLabels]]:
     """Raises any Exception for a file that is not as `_packed` writes it."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if arrays["head"].tolist() != [FORMAT, count]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or not _HEAD <= status.st_size <= MAX_CACHE_BYTES:
+        raise ValueError("no file of a possible size")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        form, classes_then, files, total, *text_sizes = np.frombuffer(head[-48:], np.int64).tolist()
+        if not head.startswith(_MAGIC) or (form, classes_then) != (FORMAT, count):
             return {}
-        names = arrays["names"].tobytes().split(b"\0") if len(arrays["names"]) else []
-        stamps, counts, boxes, classes = (arrays[key] for key in ("stamps", "counts", "boxes", "classes"))
-        problems = json.loads(arrays["problems"].tobytes())
-    if stamps.shape != (len(names), 4) or counts.shape != (len(names),) or (counts < 0).any():
-        raise ValueError("wrong counts of files")
-    total = int(counts.sum())
-    for array, shape, dtype in ((boxes, (total, 4), np.float64), (classes, (total,), np.int32)):
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError("wrong arrays")
+        sizes = [files * 32, files * 8, total * 32, total * 4, *text_sizes]
+        if min(sizes) < 0 or sum(sizes) != status.st_size - _HEAD:
+            raise ValueError("wrong sizes")
+        body = np.fromfile(file, np.uint8)
+    if hashlib.sha256(head[-48:] + body.tobytes()).digest() != head[len(_MAGIC) : -48]:
+        raise ValueError("damaged")
+    parts = np.split(body, np.cumsum(sizes)[:-1])
+    stamps, counts = parts[0].view(np.int64).reshape(-1, 4), parts[1].view(np.int64)
+    boxes, classes = parts[2].view(np.float64).reshape(-1, 4), parts[3].view(np.int32)
+    names = parts[4].tobytes().split(b"\0") if files else []
+    problems = json.loads(parts[5].tobytes())
+    if len(names) != files or (counts < 0).any() or (counts > total).any() or int(counts.sum()) != total:
+        raise ValueError("wrong counts")
     if not ((boxes >= 0) & (boxes <= 1)).all() or not ((classes >= 0) & (classes < count)).all():
         raise ValueError("numbers out of range")
     ends = counts.cumsum().tolist()

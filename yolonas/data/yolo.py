@@ -5,7 +5,7 @@ it has the crowd regions and the areas of the masks, which text files have not.
 """
 
 # Paths are text here: making a Path for each of 100,000 pictures takes seconds.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH123, PTH206
+# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH120, PTH123, PTH206
 from __future__ import annotations
 
 import os
@@ -16,21 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SourceError
 from ..records import Truth
 from .coco import class_numbers, described, numbered_ids, renumbered
-from .data_yaml import DataConfig
+from .data_yaml import DataConfig, printable
 from .dataset import DetectionDataset, LabelledImage, Problem, Problems, category_ids_of, relative_to
-from .images import IMAGE_SUFFIXES
 from .instances import Instances, read_instances
 from .label_cache import LabelCache, stamp_of
 from .label_file import MAX_LABEL_BYTES, FileLabels, parse_labels, unusable
-from .paths import expand_home, read_list
+from .pictures import IMAGES_FOLDER, file_names, find_pictures, image_ids, label_path
 
 AGREEMENT = 1.5  # pixels by which boxes of a text file and of a json may differ
 
-_LARGEST_ID = 2**53 - 1  # beyond it JSON readers differ
-_IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
 _NO_LABELS = FileLabels(np.zeros((0, 4)), np.zeros(0, np.int32))
 
 
@@ -77,102 +73,6 @@ def yolo_dataset(
     return dataset
 
 
-def find_pictures(config: DataConfig, split: str, root: Path, problems: Problems) -> list[str]:
-    """Absolute paths of the pictures of a split, in the order of its entries. Folders are sorted, with sub-folders."""
-    found: dict[str, None] = {}
-    for entry in config.splits[split]:
-        path = _entry_path(config, split, entry, root)
-        shown = relative_to(path, root)
-        if os.path.isdir(path):
-            members = [(picture, "", fault) for picture, fault in _folder(path)]
-        elif path.lower().endswith((".txt", ".csv")):
-            members = _list(path, root)
-        elif Path(path).suffix.lower() in IMAGE_SUFFIXES:
-            members = [(path, "", None)]
-        else:
-            raise ValueError(
-                f"data: {config.file or config.name}: {split} must be a folder, a .txt list, a COCO .json or a "
-                f"picture, got {entry!r}"
-            )
-        for picture, place, fault in members:
-            if fault is None and picture in found:
-                fault = f"picture {relative_to(picture, root)} is there twice"
-            if fault is None:
-                found[picture] = None
-            else:
-                problems.add(shown, fault, "picture", place=place)
-    if not found:
-        first = next((f"; the first problem is: {problem}" for problem in problems.all()), "")
-        raise ValueError(
-            f"data: {split} of {config.file or config.name} must have pictures, {', '.join(config.splits[split])} "
-            f"in {root} has none{first}"
-        )
-    return list(found)
-
-
-def label_path(picture: str) -> str:
-    """Where the labels of a picture are: the last folder `images` of its path becomes `labels`, the suffix `.txt`."""
-    head, found, tail = picture.rpartition(_IMAGES)
-    return os.path.splitext(head + (_LABELS if found else "") + tail)[0] + ".txt"
-
-
-def _entry_path(config: DataConfig, split: str, entry: str, root: Path) -> str:
-    path = expand_home(entry)
-    places = [root / path]
-    rest = [part for part in path.parts if part != ".."]
-    if not path.is_absolute() and len(rest) < len(path.parts):
-        places.append(root.joinpath(*rest))  # as exports write it that mean the yaml's own folder by ../train
-    for place in places:
-        plain = os.path.normpath(place)
-        for text in (plain, str(place)):  # they differ where a folder before .. is a link
-            if os.path.exists(text):
-                return text
-    looked = " and ".join(map(str, places))
-    raise ValueError(
-        f"data: {config.file or config.name}: {split} must be a folder or file that exists, got {entry!r}; looked for "
-        f"{looked}; put the data there or set path in the yaml"
-    )
-
-
-def _folder(folder: str) -> list[tuple[str, str | None]]:
-    """Pictures below a folder, sorted by path, each with what is wrong with it. Links to folders are not followed."""
-    found: list[tuple[str, str | None]] = []
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        try:
-            with os.scandir(current) as listing:
-                entries = list(listing)
-        except OSError as error:
-            found.append((current, f"folder {current} cannot be opened: {(error.strerror or str(error)).lower()}"))
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not os.path.isdir(entry.path):
-                what = "a link to nothing" if entry.is_symlink() else "no regular file"
-                found.append((entry.path, None if os.path.isfile(entry.path) else f"picture {entry.name} is {what}"))
-    return sorted(found, key=lambda pair: pair[0])
-
-
-def _list(path: str, root: Path) -> list[tuple[str, str, str | None]]:
-    """Pictures of a list file with `:line` and what is wrong with each."""
-    try:
-        lines = read_list(Path(path))
-    except SourceError as error:
-        raise ValueError(str(error).replace("source:", "data:", 1)) from error
-    own = os.path.dirname(path)
-    found: list[tuple[str, str, str | None]] = []
-    for number, line in lines:
-        places = [own, str(root)] if line.startswith("./") else [str(root), own]
-        texts = [os.path.normpath(os.path.join(place, line)) for place in places]
-        text = next((text for text in texts if os.path.isfile(text)), None)
-        found.append((text or texts[0], f":{number}", None if text else f"picture {line} is missing"))
-    return found
-
-
 def _read_labels(paths: list[str], count: int, split: str, cache: bool) -> list[FileLabels | None]:
     """The content of each label file; None where there is no such file."""
     kept = LabelCache(split, map(os.path.dirname, paths), count) if cache else None
@@ -213,7 +113,6 @@ def _of_text(
     problems: Problems,
 ) -> DetectionDataset:
     where = relative_to(_common_folder(label_files), root)
-    listed = problems.all()
     images = []
     for picture, file, image_id, file_name, found in zip(
         pictures, label_files, image_ids(pictures, root), file_names(pictures, root), labels, strict=True
@@ -221,10 +120,12 @@ def _of_text(
         found = found or _NO_LABELS
         if found.problems:
             shown = relative_to(file, root)
-            listed += [replace(problem, where=shown + problem.where) for problem in found.problems]
+            for problem in found.problems:
+                problems.add(shown, problem.what, problem.cost, place=problem.where, count=problem.count)
         if found.usable:
             truth = Truth.of(found.boxes, found.classes)
             images.append(LabelledImage(picture, image_id, file_name, None, truth, fractions=True))
+    listed = problems.all()
     lost = next((problem for problem in listed if problem.cost == "label"), None)
     if not images or (lost is not None and not any(len(image.labels) for image in images)):
         first = lost or next(problem for problem in listed if problem.cost == "picture")
@@ -234,36 +135,12 @@ def _of_text(
         )
     names = dict(config.names or {})
     return DetectionDataset(
-        config.name, split, names, category_ids_of(list(names.values())), images, listed, f"{where} (YOLO)"
+        config.name, split, names, category_ids_of(list(names.values())), images, listed, printable(f"{where} (YOLO)")
     )
 
 
 def _common_folder(files: list[str]) -> str:
     return os.path.commonpath({os.path.dirname(file) for file in files})
-
-
-def image_ids(pictures: list[str], root: Path) -> list[int | str]:
-    """Number in the file name where all have one, else the name without suffix, else the path from `root`."""
-    stems = [os.path.splitext(os.path.basename(picture))[0] for picture in pictures]
-    if all(stem.isascii() and stem.isdecimal() and len(stem) < 40 for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers) and max(numbers) <= _LARGEST_ID:
-            return list(numbers)
-    if len(set(stems)) == len(stems):
-        return list(stems)
-    paths = [_from_root(picture, root) for picture in pictures]
-    short = [os.path.splitext(path)[0] for path in paths]
-    return list(short if len(set(short)) == len(short) else paths)
-
-
-def file_names(pictures: list[str], root: Path) -> list[str]:
-    """Names of the pictures, or paths from `root` where names repeat."""
-    names = [os.path.basename(picture) for picture in pictures]
-    return names if len(set(names)) == len(names) else [_from_root(picture, root) for picture in pictures]
-
-
-def _from_root(picture: str, root: Path) -> str:
-    return os.path.relpath(picture, root).replace(os.sep, "/")
 
 
 def _sibling_json(root: Path, pictures: list[str], entries: list[str]) -> Path | None:
@@ -272,7 +149,7 @@ def _sibling_json(root: Path, pictures: list[str], entries: list[str]) -> Path |
     names = [Path(entries[0]).name] if len(entries) == 1 else []
     if len(folders) == 1:
         names += folders
-    bases = [root, Path(pictures[0].rpartition(_IMAGES)[0] or root)]
+    bases = [root, Path(pictures[0].rpartition(IMAGES_FOLDER)[0] or root)]
     for base in bases:
         for name in names:
             file = base / "annotations" / f"instances_{name}.json"
