@@ -33,6 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.write(picture)
     video.release()
     (folder / "clip.avi").rename(folder / "traffic.mp4")
+    for part in ("images", "labels"):
+        (folder / part / "val").mkdir(parents=True)
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / "images" / "val" / f"{name}.jpg"), picture)
+        (folder / "labels" / "val" / f"{name}.txt").write_text("5 0.5 0.5 0.3 0.4\n")
+    (folder / "coco8.yaml").write_text("train: images/val\nval: images/val\nnc: 80\n")
     return folder
 
 
@@ -70,7 +76,7 @@ def test_the_version_stands_once() -> None:
     assert f'version = "{yolonas.__version__}"' in project
 
 
-def test_the_speed_table_is_printed_from_saved_results() -> None:
+def test_the_tables_are_printed_from_saved_results() -> None:
     done = subprocess.run([sys.executable, ROOT / "bench" / "report.py"], capture_output=True, text=True, check=True)
     for line in done.stdout.strip().splitlines():
         assert line in README

@@ -29,6 +29,9 @@ TASKS = ("detect",)
 VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
 
 
+_SHOWN_PACKAGES = ("torch", "numpy", "opencv-python", "pillow", "pycocotools", "matplotlib", "safetensors", "pyyaml")
+
+
 class UsageError(ValueError):
     """The command line is wrong."""
 
@@ -233,13 +236,13 @@ def checks(values: dict[str, Any]) -> int:
 
     print(f"{'yolonas':<14} {__version__}")
     print(f"{'python':<14} {platform.python_version()} on {platform.platform()}")
-    for package in ("torch", "numpy", "opencv-python", "pillow", "pycocotools", "safetensors", "pyyaml"):
+    for package in _SHOWN_PACKAGES:
         try:
             print(f"{package:<14} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             print(f"{package:<14} not installed as a package")
     from . import _native
-    from .folders import weights_folder
+    from .folders import datasets_folder, weights_folder
 
     build = _native.build_info()
     print(f"{'cpu kernels':<14} {build['cpu_isa']} (this processor can run: {build['cpu_isas_available']})")
@@ -252,6 +255,7 @@ def checks(values: dict[str, Any]) -> int:
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "torch sees none"
     print(f"{'cuda device':<14} {cuda}")
     print(f"{'weights':<14} {weights_folder()}")
+    print(f"{'data sets':<14} {datasets_folder()}")
     return OK
 
 
