@@ -51,9 +51,15 @@ def test_the_first_error_comes_out() -> None:
 
 def test_another_error_under_way_stays_the_reason() -> None:
     background = Background("test")
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        try:
-            background.run(fail, 1)
-            raise KeyboardInterrupt
-        finally:
+    background.run(fail, 1)
+    background.close(quiet=True)
+
+
+def test_an_error_is_not_lost_where_the_caller_handles_another_one() -> None:
+    background = Background("test")
+    try:
+        raise KeyError
+    except KeyError:
+        background.run(fail, 1)
+        with pytest.raises(RuntimeError, match="job 1"):
             background.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,8 +14,16 @@ import pytest
 from yolonas.journal import Entry, Journal, JournalError, Skipped, is_complete, read_entries, read_header
 from yolonas.records import ImageRecord, Truth, rounded_detections
 
-HEADER = {"run": {"weights": "abc"}, "shard": [1, 1], "planned": 4, "about": {}}
+ABOUT = {
+    **{"names": ["a", "b"], "category_ids": [1, 2], "problems": [], "missing": 0},
+    **dict.fromkeys(("data", "split", "labels", "model", "protocol"), ""),
+}
+HEADER = {"run": {"weights": "abc", "pictures": 4}, "shard": [1, 1], "planned": 4, "about": ABOUT}
 FIRST = json.dumps({"format": 1, **HEADER}).encode() + b"\n"
+
+
+def header(**changes: object) -> bytes:
+    return json.dumps({"format": 1, **HEADER, **changes}).encode() + b"\n"
 
 
 def entry(index: int, boxes: int = 2) -> Entry:
@@ -94,6 +103,12 @@ def test_fresh_empties_the_file(tmp_path: Path) -> None:
         (b"\xff\xfe\n", "not a line of JSON"),
         (b"[" * 100_000 + b"\n", "not a line of JSON"),
         (b'{"format":1,"run":[]}\n', "has a damaged header"),
+        (header(shard=[1, 10**8]), "has a damaged header"),
+        (header(shard=["a", "b"]), "has a damaged header"),
+        (header(about={}), "has a damaged header"),
+        (header(about={**ABOUT, "names": 5}), "has a damaged header"),
+        (header(about={**ABOUT, "category_ids": ["a", 2]}), "has a damaged header"),
+        (header(planned=True), "has a damaged header"),
         (FIRST + b'{"index":0}\n', "progress.ndjson:2 is damaged"),
         (FIRST + b"[]\n", "progress.ndjson:2 is damaged"),
         (FIRST + b'{"index":1e999,"path":"a"}\n', "progress.ndjson:2 is damaged"),
@@ -130,6 +145,23 @@ def test_two_processes_cannot_write_to_one_journal(tmp_path: Path) -> None:
     assert "is being written by another process" in done.stderr
     assert len(list(read_entries(path))) == 1
     journal.close()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    Journal(tmp_path / "a.ndjson", HEADER).close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").symlink_to("/dev/full")
+    with pytest.raises(JournalError, match=r"a.ndjson cannot be written: No space left on device; .* with resume"):
+        Journal(tmp_path / "a.ndjson", HEADER, fresh=False)
 
 
 def test_detections_are_rounded_as_they_are_written() -> None:

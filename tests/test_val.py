@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def numbers(metrics: Any) -> dict[str, Any]:
         "images": metrics.images_to_csv(),
         "confusion": metrics.confusion_matrix.matrix.tolist(),
     }
+
+
+def results_of(metrics: Any) -> dict[str, Any]:
+    return json.loads((metrics.save_dir / "results.json").read_text())
 
 
 def assert_equal_numbers(one: Any, other: Any) -> None:
@@ -159,7 +164,7 @@ def test_the_files_of_a_run(model: NAS, made: Path, capsys: pytest.CaptureFixtur
     )
     for path in folder.glob("*.[jp][pn]g"):
         assert min(cv2.imread(str(path)).shape[:2]) > 50
-    results = json.loads((folder / "results.json").read_text())
+    results = results_of(metrics)
     assert results["protocol"] == metrics.protocol
     assert results["metrics"]["metrics/mAP50-95(B)"] == metrics.box.map
     assert results["coco"]["APs"] is None
@@ -191,17 +196,17 @@ def test_pictures_that_cannot_be_used_are_left_out(
     metrics = model.val(data=str(data), save_json=True, **QUICK)
     assert metrics.seen == 8
     assert metrics.left_out == 2
+    assert results_of(metrics)["left_out"] == 2
     problems = (metrics.save_dir / "problems.txt").read_text()
     for text in ("001.png: ", "003.png: ", "000.txt:", "7"):
         assert text in problems
     assert "001.png: left out" in caplog.text
     assert metrics.box.map == by_hand(metrics.save_dir)[0]
-    results = json.loads((metrics.save_dir / "results.json").read_text())
-    assert [Path(item["path"]).name for item in results["left_out"]] == ["001.png", "003.png"]
 
 
 def test_a_run_in_the_folder_of_another_one(model: NAS, data: Path) -> None:
     options = {**QUICK, "name": "same", "exist_ok": True}
+    assert (model.val(data=str(data), save_json=True, **options).save_dir / "predictions.json").exists()
     (data.parent / "images" / "val" / "001.png").write_bytes(b"not a picture")
     assert (model.val(data=str(data), **options).save_dir / "problems.txt").exists()
     for number in (1, 2, 5, 8):
@@ -211,7 +216,8 @@ def test_a_run_in_the_folder_of_another_one(model: NAS, data: Path) -> None:
     assert metrics.seen == 6
     assert metrics.save_dir == Path("runs/detect/same")
     assert not (metrics.save_dir / "problems.txt").exists()
-    assert json.loads((metrics.save_dir / "results.json").read_text())["pictures"] == 6
+    assert not (metrics.save_dir / "predictions.json").exists()
+    assert results_of(metrics)["pictures"] == 6
 
 
 def test_nothing_found_scores_nothing(model: NAS, made: Path) -> None:
@@ -327,10 +333,130 @@ def test_parts_that_do_not_belong_together(model: NAS, data: Path) -> None:
         merge([one, two])
 
 
+@pytest.mark.parametrize("options", [{"rect": True}, {"protocol": "ultralytics"}], ids=["rect", "ultralytics"])
+def test_shards_with_other_frames(model: NAS, data: Path, options: dict[str, Any]) -> None:
+    whole = model.val(data=str(data), **QUICK, **options)
+    one = model.val(data=str(data), shard="1/2", **QUICK, **options).save_dir
+    two = model.val(data=str(data), shard="2/2", **QUICK, **options).save_dir
+    assert_equal_numbers(merge([one, two], ReportOptions(verbose=False)), whole)
+    cv2.imwrite(str(data.parent / "images" / "val" / "000.png"), np.zeros((64, 20, 3), np.uint8))  # elsewhere
+    other = model.val(data=str(data), shard="2/2", **QUICK, **options).save_dir
+    with pytest.raises(JournalError, match=r"is of another run than .*: batches was"):
+        merge([one, other])
+
+
+def test_a_shard_that_has_ended_is_not_run_again(model: NAS, data: Path) -> None:
+    first = model.val(data=str(data), shard="1/2", **QUICK)
+    model.add_callback("on_val_batch_start", stop_after(0))
+    try:
+        again = model.val(data=str(data), shard="1/2", resume=True, **QUICK)
+    finally:
+        model.reset_callbacks()
+    assert again.save_dir == first.save_dir
+    assert_equal_numbers(again, first)
+    assert [path.name for path in first.save_dir.glob("*.ndjson")] == ["partial-1-of-2.ndjson"]
+
+
+def test_merged_parts_keep_what_was_odd(model: NAS, data: Path) -> None:
+    (data.parent / "images" / "val" / "004.png").write_bytes(b"")
+    with (data.parent / "labels" / "val" / "000.txt").open("a") as file:
+        file.write("9 0.5 0.5 0.1 0.1\n")
+    parts = [model.val(data=str(data), shard=f"{number}/2", **QUICK).save_dir for number in (1, 2)]
+    whole = model.val(data=str(data), **QUICK)
+    merged = merge(parts, ReportOptions(verbose=False, evaluator="fast"))
+    assert merged.left_out == whole.left_out == 1
+    assert sorted((merged.save_dir / "problems.txt").read_text().splitlines()) == sorted(
+        (whole.save_dir / "problems.txt").read_text().splitlines()
+    )
+    assert results_of(merged)["problems"] == results_of(whole)["problems"] > 1
+    assert merged.protocol.endswith("scored by faster-coco-eval")
+
+
+def test_a_picture_is_not_both_seen_and_left_out(model: NAS, data: Path, interrupted: Path) -> None:
+    for number in (1, 7):  # of a batch that was done, and one that was not
+        (data.parent / "images" / "val" / f"{number:03}.png").write_bytes(b"")
+    journal = interrupted / RUNNING
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:3]))  # the first batch is whole, and will be kept
+    resumed = model.val(data=str(data), resume=True, **QUICK)
+    assert (resumed.seen, resumed.left_out) == (9, 1)
+
+
+def test_an_interrupted_run_is_not_written_over(model: NAS, data: Path, interrupted: Path) -> None:
+    before = (interrupted / RUNNING).read_bytes()
+    with pytest.raises(JournalError, match="holds an interrupted run; go on with it by resume, or delete"):
+        model.val(data=str(data), name="val", exist_ok=True, conf=0.2, **QUICK)
+    assert (interrupted / RUNNING).read_bytes() == before
+
+
+def test_changed_weights_are_another_run(data: Path, interrupted: Path) -> None:
+    other = NAS(fill_(YoloNAS("s", num_classes=3).eval()), names=NAMES)
+    other.fuse().model.heads.head1.cls_pred.bias.data += 0.5
+    with pytest.raises(JournalError, match="weights was"):
+        other.val(data=str(data), resume=str(interrupted), **QUICK)
+
+
+def test_missing_pictures_count_as_left_out(model: NAS, data: Path) -> None:
+    (data.parent / "list.txt").write_text("images/val/000.png\nimages/val/001.png\nimages/val/nothing.png\n")
+    data.write_text("train: list.txt\nval: list.txt\nnames: [cat, dog, bird]\n")
+    metrics = model.val(data=str(data), **QUICK)
+    assert (metrics.seen, metrics.left_out) == (2, 1)
+    assert "nothing.png" in (metrics.save_dir / "problems.txt").read_text()
+
+
+def test_pictures_of_another_size_than_their_labels_are_left_out(model: NAS, data: Path) -> None:
+    first = model.val(data=str(data), save_json=True, **QUICK)
+    instances = json.loads((first.save_dir / "annotations.json").read_text())
+    instances["images"][0]["width"] += 5
+    instances["images"][3].update(height=instances["images"][3]["width"], width=instances["images"][3]["height"])
+    file = data.parent / "instances.json"
+    file.write_text(json.dumps(instances))
+    metrics = model.val(data=str(file), images=str(data.parent / "images" / "val"), **QUICK)
+    assert (metrics.seen, metrics.left_out) == (8, 2)
+    problems = (metrics.save_dir / "problems.txt").read_text()
+    assert "000.png: the picture is 90x120, its labels are for 90x125" in problems
+    assert "its EXIF tag turns it" in problems
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_names_that_are_not_utf8(model: NAS, data: Path) -> None:
+    for part, suffix in (("images", b".png"), ("labels", b".txt")):
+        folder = os.fsencode(data.parent / part / "val")
+        for old, new in ((b"000", b"caf\xe9"), (b"001", b"caf\xe8")):
+            os.rename(folder + b"/" + old + suffix, folder + b"/" + new + suffix)  # noqa: PTH104  bytes
+    metrics = model.val(data=str(data), save_json=True, save_txt=True, **{**QUICK, "plots": True})
+    assert metrics.seen == 10
+    assert b"caf\xe9.png" in (metrics.save_dir / "images.csv").read_bytes()
+    assert metrics.box.map == by_hand(metrics.save_dir)[0]
+
+
+def test_ultralytics_frames_are_for_one_side(model: NAS, made: Path) -> None:
+    with pytest.raises(ValueError, match="imgsz must be one side with protocol='ultralytics', got 64x96"):
+        model.val(data=str(made), protocol="ultralytics", **{**QUICK, "imgsz": (64, 96)})
+
+
+def test_labels_without_a_box_are_an_error(model: NAS, data: Path) -> None:
+    for path in (data.parent / "labels" / "val").iterdir():
+        path.write_text("")
+    with pytest.raises(ValueError, match="have no boxes in labels/val"):
+        model.val(data=str(data), **QUICK)
+    assert not Path("runs").exists()
+
+
+def test_one_class_of_data_with_other_classes(model: NAS, data: Path) -> None:
+    data.write_text("train: images/val\nval: images/val\nnames: [a, b, c, d, e]\n")
+    assert model.val(data=str(data), single_cls=True, **QUICK).box.map50 > 0
+
+
+def test_options_that_others_take(model: NAS, made: Path) -> None:
+    metrics = model.val(None, data=str(made), split="validation", seed=0, deterministic=True, classes=[], **QUICK)
+    assert len(metrics.ap_class_index) == 3
+
+
 def test_too_many_shards(model: NAS, made: Path) -> None:
     with pytest.raises(ValueError, match="6 parts are too many for 5 batches of 2"):
         model.val(data=str(made), shard="6/6", **QUICK)
-    for value in ("0/2", "3/2", "1", "a/b"):
+    for value in ("0/2", "3/2", "1", "a/b", "1/0", "1/999999"):
         with pytest.raises(ValueError, match="shard must be"):
             model.val(data=str(made), shard=value, **QUICK)
 

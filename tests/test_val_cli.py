@@ -74,6 +74,7 @@ def test_pictures_left_out_show_in_the_exit_code(weights: Path, made: Path, tmp_
     assert done.returncode == 1
     assert "000.png: left out" in done.stderr
     assert "1 picture left out" in done.stderr
+    assert "problems are listed in runs/detect/val/problems.txt" in done.stderr
     assert "all         23" in done.stdout
 
 
@@ -128,6 +129,9 @@ def test_merge_reads_its_words() -> None:
     )
     with pytest.raises(UsageError, match="unknown argument 'conf'"):
         parse(["val", "merge", "a", "conf=0.1"])
+    with pytest.raises(UsageError, match="unknown argument 'parts'"):
+        parse(["val", "merge", "parts=a", "b"])
+    assert parse(["val", "detect", "data=a"]) == ("val", {"data": "a"})
 
 
 @POSIX

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,11 +29,10 @@ class Background:
             self._places.release()
             raise
 
-    def close(self) -> None:
-        """Waits for the queued jobs. While another exception is on its way, that one stays the reason."""
-        under_way = sys.exc_info()[0] is not None
+    def close(self, *, quiet: bool = False) -> None:
+        """Waits for the queued jobs and raises their first exception; not if `quiet`: another one is the reason."""
         self._pool.shutdown(wait=True)
-        if not under_way:
+        if not quiet:
             self._raise()
 
     def _done(self, future: Future[None]) -> None:

@@ -75,6 +75,7 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     tokens = _join_equals(words)
     mode: str | None = None
     values: dict[str, Any] = {}
+    parts: list[str] = []
     for token in tokens:
         plain = _plain(token)
         key, equals, value = plain.partition("=")
@@ -86,14 +87,14 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             values[key] = _verbatim(key, value) if key in VERBATIM and not _is_none(value) else _literal(value)
         elif mode is None and plain in (*COMMANDS, "h", "v"):
             mode = {"h": "help", "v": "version"}.get(plain, plain)
-        elif plain in TASKS and mode is None:
+        elif plain in TASKS and mode != "merge":
             continue
         elif mode == "val" and plain == "merge":
             mode = "merge"
         elif mode is not None and plain in _option_names(mode):
             values[plain] = True
         elif mode == "merge":
-            values.setdefault("parts", []).append(token)
+            parts.append(token)
         else:
             what = "command" if mode is None else "argument"
             raise UsageError(unknown_name(what, plain, (*COMMANDS, *TASKS) if mode is None else _option_names(mode)))
@@ -107,6 +108,8 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     for name in values:
         if mode not in NOT_YET and name not in _option_names(mode):
             raise UsageError(unknown_name("argument", name, _option_names(mode)))
+    if mode == "merge":
+        values["parts"] = parts
     return mode, values
 
 
@@ -187,8 +190,7 @@ def merge(values: dict[str, Any]) -> int:
     from .options import build
     from .val_report import ReportOptions
 
-    parts = values.pop("parts", [])
-    parts = parts if isinstance(parts, list | tuple) else [parts]
+    parts = values.pop("parts")
     if not parts:
         raise UsageError("val merge needs folders: yolonas val merge runs/detect/val runs/detect/val-2")
     metrics = merge_parts(parts, build(ReportOptions, values, renamed={}, dropped=()))
@@ -327,7 +329,7 @@ def _option_names(mode: str) -> tuple[str, ...]:
     if mode == "merge":
         from .val_report import ReportOptions
 
-        return ("parts", *(item.name for item in fields(ReportOptions)))
+        return tuple(item.name for item in fields(ReportOptions))
     return {"info": ("model", "detailed", "imgsz")}.get(mode, ())
 
 
@@ -391,7 +393,7 @@ def _read_cfg(path: str) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"cfg: {path} cannot be read as yaml: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"cfg: {path} must hold name: value lines")

@@ -12,7 +12,9 @@ import json
 import logging
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,13 @@ LOGGER = logging.getLogger("yolonas")
 
 FORMAT = 1
 RUNNING = "progress.ndjson"  # the name in the run folder until the run has ended
+PARTS = "partial-*-of-*.ndjson"  # what the shards of a run leave
+MAX_SHARDS = 100_000
+
+
+def part_name(shard: Sequence[int]) -> str:
+    """The name of the journal of a shard that has ended."""
+    return f"partial-{shard[0]}-of-{shard[1]}.ndjson"
 
 
 class JournalError(RuntimeError):
@@ -71,7 +80,7 @@ class Journal:
             if self._file.seek(0, os.SEEK_END) == 0:
                 self._append([{"format": FORMAT, **header}])
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def add(self, entries: Sequence[Entry | Skipped]) -> None:
@@ -87,12 +96,19 @@ class Journal:
         return self.path
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which was told before
+            self._file.close()
 
     def _append(self, lines: Sequence[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=True) + "\n" for line in lines)
-        self._file.write(text.encode())
-        self._file.flush()
+        try:
+            self._file.write(text.encode())
+            self._file.flush()
+        except OSError as error:
+            raise JournalError(
+                f"journal: {self.path} cannot be written: {error.strerror or error}; what is done so far is kept, "
+                "the same command with resume goes on"
+            ) from error
 
     def _drop_torn_line(self) -> None:
         """Cuts the file after its last whole line."""
@@ -120,8 +136,7 @@ def read_header(path: Path) -> dict[str, Any]:
             f"journal: {path} has format {first['format']!r}, this version of yolonas reads format {FORMAT}; "
             "run the evaluation again"
         )
-    shapes = {"run": dict, "about": dict, "shard": list, "planned": int}
-    if not all(isinstance(first.get(name), kind) for name, kind in shapes.items()) or len(first["shard"]) != 2:
+    if not _is_header(first):
         raise JournalError(f"journal: {path} has a damaged header; run the evaluation again")
     return first
 
@@ -149,22 +164,35 @@ def is_complete(path: Path) -> bool:
         return file.read().endswith(b'\n{"done":true}\n')
 
 
-def interrupted_run(folder: Path, name: str, header: Mapping[str, Any]) -> Path | None:
-    """The latest of the runs `name`, `name-2` ... in `folder` that did not come to its end and is the one of `header`.
+def interrupted_run(folder: Path, header: Mapping[str, Any]) -> Path | None:
+    """The latest run in `folder`, `folder-2` ... that did not come to its end and is the one of `header`.
+
+    A shard that has ended counts too: its files are made again, nothing is evaluated twice.
 
     Returns:
         Its run folder; None where there is none, and a warning says so.
     """
-    found = [folder / name / RUNNING, *folder.glob(f"{glob.escape(name)}-*/{RUNNING}")]
     reasons = []
-    for path in sorted((path for path in found if path.is_file()), key=lambda path: -path.stat().st_mtime):
+    for path in _by_age(folder, (RUNNING, part_name(header["shard"]))):
         reason = _other_run(path, header)
         if reason is None:
+            path.replace(path.with_name(RUNNING))
             return path.parent
         reasons.append(f"{path.parent} is another run: {reason}")
     told = f" ({'; '.join(reasons[:3])})" if reasons else ""
     LOGGER.warning("resume: no interrupted run of this kind in %s, starting anew%s", folder, told)
     return None
+
+
+def _by_age(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files of these names in `folder` and its numbered successors, the youngest first."""
+    places = [folder, *folder.parent.glob(f"{glob.escape(folder.name)}-*")]
+    found = []
+    for path in (place / name for place in places for name in names):
+        with suppress(OSError):  # another process may have ended meanwhile
+            if stat.S_ISREG((status := path.stat()).st_mode):
+                found.append((-status.st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 def check_interrupted(folder: Path, header: Mapping[str, Any]) -> Path:
@@ -192,6 +220,25 @@ def _other_run(path: Path, header: Mapping[str, Any]) -> str | None:
     except JournalError as error:
         return str(error)
     return difference({**old["run"], "shard": old["shard"]}, {**header["run"], "shard": header["shard"]})
+
+
+def _is_header(first: Mapping[str, Any]) -> bool:
+    """Whether all is there that readers need, of the right kind."""
+    about, shard = first.get("about"), first.get("shard")
+    if not isinstance(first.get("run"), dict) or not isinstance(about, dict) or not isinstance(shard, list):
+        return False
+    numbers = [*shard, first.get("planned"), first["run"].get("pictures"), about.get("missing")]
+    names, ids, problems = (about.get(name) for name in ("names", "category_ids", "problems"))
+    texts = [about.get(name) for name in ("data", "split", "labels", "model", "protocol")]
+    return (
+        len(shard) == 2
+        and all(type(number) is int for number in numbers)
+        and 1 <= shard[0] <= shard[1] <= MAX_SHARDS
+        and all(isinstance(some, list) for some in (names, ids, problems))
+        and all(isinstance(text, str) for text in (*texts, *names, *problems))
+        and all(type(number) is int for number in ids)
+        and 1 <= len(names) == len(ids) == len(set(ids))
+    )
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +291,7 @@ def _entry_of(line: Any) -> Entry | Skipped:
     detections = np.asarray(line["detections"], np.float64).reshape(-1, 6)
     height, width = line["size"]
     image_id = line["image_id"]
-    if not isinstance(image_id, int | str) or not np.isfinite(detections).all():
+    if type(image_id) not in (int, str) or not np.isfinite(detections).all() or min(height, width) < 1:
         raise ValueError("values out of range")
     record = ImageRecord(
         index,
@@ -256,6 +303,7 @@ def _entry_of(line: Any) -> Entry | Skipped:
         tuple(float(value) for value in line["ms"]),
     )
     finite = all(map(math.isfinite, record.ms)) and np.isfinite(record.truth.boxes).all()
+    finite = finite and np.isfinite(record.truth.areas).all()
     if len(record.ms) != len(STAGES) or not finite:
         raise ValueError("values out of range")
     return Entry(record, path)
@@ -268,5 +316,7 @@ def _lock(file: Any, path: Path) -> None:
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise JournalError(f"journal: {path} is being written by another process; wait for its end") from error
+    except OSError as error:  # some network file systems have no locks
+        LOGGER.debug("journal: %s cannot be locked: %s", path, error)

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .journal import JournalError, difference, is_complete, read_header
+from .journal import PARTS, JournalError, difference, is_complete, read_header
 from .runs import run_folder
-from .val_report import Report, ReportOptions, print_table, write_files
+from .val_report import Report, ReportOptions, clear_old_files, print_table, write_files
 
 if TYPE_CHECKING:
     from .metrics import DetMetrics
-
-PARTS = "partial-*-of-*.ndjson"
 
 
 def merge(parts: Sequence[str | os.PathLike[str]], options: ReportOptions | None = None) -> DetMetrics:
@@ -34,21 +32,28 @@ def merge(parts: Sequence[str | os.PathLike[str]], options: ReportOptions | None
     from .metrics import Evaluator
 
     options = options or ReportOptions()
-    files = _files(parts)
+    files = _files([parts] if isinstance(parts, str | os.PathLike) else parts)
     headers = [read_header(path) for path in files]
     _check(files, headers)
     about = headers[0]["about"]
-    names = dict(enumerate(about["names"]))
-    evaluator = Evaluator(names, about["category_ids"], evaluator=options.evaluator)
-    report = Report(Path(), files, headers[0], [], [])
+    evaluator = Evaluator(dict(enumerate(about["names"])), about["category_ids"], evaluator=options.evaluator)
+    report = Report(Path(), files, headers, [])
     order = []
     for entry in report.entries():
-        evaluator.add(entry.record)
+        try:
+            evaluator.add(entry.record)
+        except ValueError as error:
+            raise JournalError(f"merge: {entry.path} in the parts cannot be used: {error}") from error
         order.append(entry.record.index)
+    wanted = headers[0]["run"]["pictures"]
+    found = len(order) + len(report.skipped)
+    if found != wanted:
+        raise JournalError(f"merge: the parts hold {found} of {wanted} pictures; run val with shard again")
     if not order:
-        raise JournalError(f"merge: none of the {sum(header['planned'] for header in headers)} pictures could be used")
+        raise JournalError(f"merge: none of the {wanted} pictures could be used")
     folder = run_folder(options.project, options.name, mode="val", exist_ok=options.exist_ok)
-    report = Report(folder, files, headers[0], [], [sorted(order)])
+    clear_old_files(folder)
+    report = Report(folder, files, headers, sorted(order))
     metrics = report.finish(evaluator, options)
     if options.verbose:
         print(f"data: {about['data']} {about['split']}, {metrics.seen:,} pictures from {len(files)} parts")

@@ -309,18 +309,13 @@ class NAS:
         return self._engine
 
     def _weights_digest(self) -> str:
-        """What tells these weights from others: the SHA-256 of their file, or of a module's parameters."""
+        """What tells these weights from others: the SHA-256 of the parameters, which may differ from their file's."""
         import hashlib
 
         digest = hashlib.sha256()
-        if self.ckpt_path is not None:
-            with self.ckpt_path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        else:
-            for name, tensor in self.model.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def _event(self, event: str) -> list[Callable[[Any], None]]:

@@ -138,7 +138,7 @@ def text(name: str, value: Any) -> str:
 def precision(name: str, value: Any) -> str:
     """Bits, or a name of the precision: "fp32" or "fp16"."""
     key = value.lower() if isinstance(value, str) else value
-    if isinstance(key, bool) or key not in PRECISIONS:
+    if not isinstance(key, int | str) or isinstance(key, bool) or key not in PRECISIONS:
         raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
     if PRECISIONS[key] == "int8":
         raise NotImplementedError(f"{name}={value!r}: int8 is not in this version yet; use 'fp32' or 'fp16'")

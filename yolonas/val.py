@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import SourceError
-from .journal import RUNNING, Journal, Skipped, check_interrupted, interrupted_run
+from .journal import MAX_SHARDS, RUNNING, Journal, JournalError, Skipped, check_interrupted, interrupted_run, part_name
 from .options import (
     PROTOCOLS,
     anything,
@@ -36,7 +36,7 @@ from .options import (
 from .preprocess import Preprocess
 from .runs import project_folder, run_folder
 from .val_pipeline import Pipeline
-from .val_report import Report, ReportOptions, print_table, write_files
+from .val_report import SCORED_BY, Report, ReportOptions, clear_old_files, print_table, write_files
 from .val_setup import ValSetup, set_up
 
 if TYPE_CHECKING:
@@ -55,9 +55,13 @@ def _shard(name: str, value: Any) -> tuple[int, int]:
         number, count = (int(part) for part in parts)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be like '1/4' (part 1 of 4), got {value!r}") from None
-    if not 1 <= number <= count <= 100_000:
-        raise ValueError(f"{name} must be between 1/{count} and {count}/{count}, got {value!r}")
+    if not 1 <= number <= count <= MAX_SHARDS:
+        raise ValueError(f"{name} must be like '1/4' (part 1 of 4, at most {MAX_SHARDS} parts), got {value!r}")
     return number, count
+
+
+def _split(name: str, value: Any) -> str:
+    return one_of("train", "val", "test")(name, {"validation": "val", "valid": "val"}.get(str(value), value))
 
 
 def _resume(name: str, value: Any) -> bool | str:
@@ -69,7 +73,7 @@ class ValOptions(ReportOptions):
     """Settings of `val`. None means what the checkpoint or the protocol says."""
 
     data: str | None = option(None, text, "data yaml, COCO json, folder, zip, or a name such as coco8.yaml")
-    split: str = option("val", one_of("train", "val", "test"), "which part of the data")
+    split: str = option("val", _split, "which part of the data: train, val or test")
     images: str | None = option(None, text, "folder of the pictures of a COCO json (default: found beside it)")
     annotations: str | None = option(
         None,
@@ -111,7 +115,10 @@ class ValOptions(ReportOptions):
 
 
 _RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {"end2end": ("nms", lambda value: value)}
-_DROPPED = ("task", "mode", "save_hybrid", "keras", "optimize", "save", "show", "show_boxes", "line_width", "cache")
+_DROPPED = (
+    *("task", "mode", "save_hybrid", "keras", "optimize", "save", "show", "show_boxes", "line_width", "cache", "seed"),
+    *("deterministic", "save_crop", "save_frames", "vid_stride", "stream_buffer", "validator", "pretrained"),
+)
 
 
 def legacy_names() -> tuple[str, ...]:
@@ -169,15 +176,16 @@ class Validator:
             finally:
                 self.seen = pipeline.seen
             if not self.seen:
+                journal.path.unlink()  # there is nothing to go on with
                 first = self.skipped[0]
                 raise SourceError(
                     f"val: none of the {setup.planned + len(setup.unreadable)} pictures could be used; "
                     f"the first: {first.path}: {first.reason}"
                 )
             shard = options.shard
-            journal.finish(None if shard is None else f"partial-{shard[0]}-of-{shard[1]}.ndjson")
-        problems = [str(problem) for problem in setup.dataset.problems]
-        report = Report(self.save_dir, [journal.path], header, problems, [batch.indices for batch in setup.batches])
+            journal.finish(None if shard is None else part_name(shard))
+        order = [index for batch in setup.batches for index in batch.indices]
+        report = Report(self.save_dir, [journal.path], [header], order)
         self.metrics = report.finish(evaluator, options)
         if options.verbose:
             print_table(self.metrics, part=None if shard is None else f"part {shard[0]} of {shard[1]}")
@@ -210,7 +218,8 @@ class Validator:
                 "data": setup.dataset.name,
                 "split": setup.dataset.split,
                 "labels": setup.dataset.labels_from,
-                "problems": sum(problem.count for problem in setup.dataset.problems),
+                "problems": [str(problem) for problem in setup.dataset.problems],
+                "missing": sum(one.count for one in setup.dataset.problems if one.cost == "picture"),
                 "model": self.model,
                 "protocol": setup.protocol,
             },
@@ -223,10 +232,16 @@ class Validator:
         if isinstance(options.resume, str):
             return check_interrupted(Path(options.resume).expanduser(), header), False
         if options.resume:
-            found = interrupted_run(project_folder(options.project), options.name or "val", header)
+            found = interrupted_run(project_folder(options.project) / (options.name or "val"), header)
             if found is not None:
                 return found, False
-        return run_folder(options.project, options.name, mode="val", exist_ok=options.exist_ok), True
+        folder = run_folder(options.project, options.name, mode="val", exist_ok=options.exist_ok)
+        if (folder / RUNNING).exists():
+            raise JournalError(
+                f"val: {folder} holds an interrupted run; go on with it by resume, or delete {RUNNING} there"
+            )
+        clear_old_files(folder)
+        return folder, True
 
     def _print_start(self, setup: ValSetup, done: int) -> None:
         dataset = setup.dataset
@@ -235,7 +250,7 @@ class Validator:
             f"data: {dataset.name} {dataset.split}, {len(dataset.images):,} pictures, {boxes:,} boxes, "
             f"{len(setup.names)} classes; labels from {dataset.labels_from}"
         )
-        print(f"protocol: {setup.protocol}", flush=True)
+        print(f"protocol: {setup.protocol}; scored by {SCORED_BY[self.options.evaluator]}", flush=True)
         problems = dataset.problems
         for problem in problems[:SHOWN_PROBLEMS]:
             LOGGER.warning("%s", problem)

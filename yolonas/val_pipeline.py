@@ -16,7 +16,7 @@ import numpy as np
 
 from .background import Background
 from .errors import SourceError
-from .journal import Entry, Journal, Skipped, read_entries
+from .journal import Entry, Journal, JournalError, Skipped, read_entries
 from .prepare import fill_from_picture
 from .preprocess import Geometry, Size
 from .progress import Progress
@@ -50,7 +50,8 @@ class Pipeline:
     """Takes the pictures of a setup from their files into a journal and an evaluator.
 
     Attributes:
-        seen: pictures evaluated, those that the journal held included. skipped: those that could not be used.
+        seen: pictures in the journal and the evaluator, which follow the network by up to three batches.
+        skipped: those that could not be used.
     """
 
     def __init__(self, setup: ValSetup, engine: TorchEngine, journal: Journal, evaluator: Evaluator):
@@ -63,7 +64,10 @@ class Pipeline:
         """Takes over what an interrupted run has written to the journal; returns how many pictures that are."""
         for entry in read_entries(self._journal.path):
             if isinstance(entry, Entry):
-                self._take(entry.record)
+                try:
+                    self._take(entry.record)
+                except ValueError as error:
+                    raise JournalError(f"journal: {self._journal.path}: {error}; run the evaluation again") from error
         return self.seen
 
     def run(self, on_event: Callable[[str], None]) -> None:
@@ -103,10 +107,13 @@ class Pipeline:
                 behind.run(self._keep, prepared, heads, spent)
                 on_event("on_val_batch_end")
                 progress.advance(len(batch.indices))
+        except BaseException:
+            behind.close(quiet=True)
+            raise
         finally:
             progress.close()
             ahead.close()
-            behind.close()
+        behind.close()
 
     def _read(self, item: tuple[int, Size | None]) -> _Prepared:
         """One picture from its file to the network's input, on a reading thread."""
@@ -119,6 +126,7 @@ class Pipeline:
         try:
             picture = decode_image(read_file(result.path))
             read = time.perf_counter()
+            _check_size(picture.shape[:2], self._setup.dataset.images[index].size)
             result.geometry = in_frame(preprocess.plan(*picture.shape[:2]), frame, preprocess)
             planes = np.empty((3, *result.geometry.frame), np.float32)
             fill_from_picture(planes, picture, result.geometry, preprocess)
@@ -151,8 +159,6 @@ class Pipeline:
     def _record(self, item: _Prepared, detections: np.ndarray, ms: tuple[float, ...]) -> ImageRecord:
         assert item.geometry is not None
         image, size = self._setup.dataset.images[item.index], item.geometry.original
-        if image.size is not None and image.size != size:
-            LOGGER.warning("%s: is %dx%d, its labels are for %dx%d", item.path, *size, *image.size)
         item.geometry.boxes_to_picture(detections)
         found = rounded_detections(detections)
         if self._setup.options.single_cls:
@@ -169,3 +175,11 @@ class Pipeline:
     def _leave_out(self, skipped: Skipped) -> None:
         LOGGER.warning("%s: left out, %s", skipped.path, skipped.reason)
         self.skipped.append(skipped)
+
+
+def _check_size(size: Size, labelled: Size | None) -> None:
+    """Raises ValueError for a picture of another size than its labels were made for: they would not fit it."""
+    if labelled is None or size == labelled:
+        return
+    turned = "; its EXIF tag turns it" if size == labelled[::-1] else ""
+    raise ValueError(f"the picture is {size[0]}x{size[1]}, its labels are for {labelled[0]}x{labelled[1]}{turned}")

@@ -10,11 +10,13 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .data.data_yaml import printable
 from .errors import SourceError
 from .journal import Entry, Skipped, read_entries
 from .options import flag, one_of, option, text
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("yolonas")
 
+SCORED_BY = {"native": "pycocotools", "pycocotools": "pycocotools", "fast": "faster-coco-eval"}
 MOSAICS, PER_MOSAIC = 3, 16
 MOSAIC_CONF = 0.25  # detections below it, or below the score with the best F1, are not drawn
 TILE = 640  # longest side of a picture that waits for its mosaic, pixels
+_OUTPUTS = (
+    *("Box*_curve.png", "confusion_matrix*.png", "val_batch[0-9]_*.jpg", "labels/*.txt", "problems.txt"),
+    *("predictions.json", "annotations.json", "results.json", "classes.csv", "images.csv"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +64,19 @@ class Report:
     """An evaluation whose pictures are all done.
 
     Attributes:
-        folder: where the files go. journals: what was recorded. header: of the journals.
-        problems: one line for each thing that was odd about the data.
-        groups: numbers of pictures in the order of the mosaics.
+        folder: where the files go. journals: what was recorded, with the headers of each.
+        order: numbers of the pictures in the order of the mosaics.
     """
 
     folder: Path
     journals: Sequence[Path]
-    header: Mapping[str, Any]
-    problems: Sequence[str]
-    groups: Sequence[Sequence[int]]
+    headers: Sequence[Mapping[str, Any]]
+    order: Sequence[int]
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the headers say of the data and the model, which is the same in all of them."""
+        return self.headers[0]["about"]
 
     def entries(self) -> Iterator[Entry]:
         """Every evaluated picture once, in the order of the journals."""
@@ -77,25 +87,44 @@ class Report:
                     seen.add(entry.record.index)
                     yield entry
 
+    @cached_property
     def skipped(self) -> list[Skipped]:
-        """The pictures that could not be used, also at a later try."""
+        """The pictures that could not be used at any try."""
         skipped: dict[int, Skipped] = {}
+        evaluated: set[int] = set()
         for path in self.journals:
             for entry in read_entries(path):
                 if isinstance(entry, Skipped):
                     skipped[entry.index] = entry
                 else:
-                    skipped.pop(entry.record.index, None)
-        return list(skipped.values())
+                    evaluated.add(entry.record.index)
+        return [skipped[index] for index in sorted(skipped.keys() - evaluated)]
+
+    @property
+    def left_out(self) -> int:
+        """How many pictures are not in the numbers: missing ones, and those that could not be used."""
+        return int(self.about["missing"]) + len(self.skipped)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each thing that was odd about the data."""
+        return [*self.about["problems"], *(f"{one.path}: {one.reason}; picture left out" for one in self.skipped)]
 
     def finish(self, evaluator: Evaluator, options: ReportOptions) -> DetMetrics:
         """The metrics of an evaluator that has seen all pictures."""
         metrics = evaluator.finish()
-        metrics.protocol = self.header["about"]["protocol"]
+        metrics.protocol = f"{self.about['protocol']}; scored by {SCORED_BY[options.evaluator]}"
         metrics.save_dir = self.folder
-        metrics.sizes = options.save_json
-        metrics.left_out = len(self.skipped())
+        metrics.with_sizes = options.save_json
+        metrics.left_out = self.left_out
         return metrics
+
+
+def clear_old_files(folder: Path) -> None:
+    """Removes what an earlier run in the same folder left, so that nothing stale stands beside new numbers."""
+    for pattern in _OUTPUTS:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def print_table(metrics: DetMetrics, *, part: str | None = None) -> None:
@@ -107,7 +136,7 @@ def print_table(metrics: DetMetrics, *, part: str | None = None) -> None:
 
     def row(name: str, images: int, instances: int, values: Sequence[float]) -> None:
         shown = "".join(f"{value:>11.3g}" for value in values)
-        print(f"{_printable(name)[-name_width:]:>{name_width}}{images:>11}{instances:>11}{shown}")
+        print(f"{printable(name)[-name_width:]:>{name_width}}{images:>11}{instances:>11}{shown}")
 
     rows = metrics.summary()
     row("all", metrics.seen, int(sum(metrics.nt_per_class)), metrics.mean_results())
@@ -115,15 +144,10 @@ def print_table(metrics: DetMetrics, *, part: str | None = None) -> None:
         for index, values in enumerate(rows):
             row(str(values["Class"]), int(values["Images"]), int(values["Instances"]), metrics.class_result(index))
     print(f"P and R at a score of {metrics.threshold:.3f}, where the mean F1 is highest ({_mean(metrics.box.f1):.3f})")
-    coco = metrics.coco
+    coco = {name: _shown(value) for name, value in metrics.coco.items()}
     print(
-        "AP by size: small "
-        + ", ".join(
-            f"{word} {_shown(coco[key])}".removeprefix("small ")
-            for word, key in (("small", "APs"), ("medium", "APm"), ("large", "APl"))
-        )
-        + f"; mAP75 {_shown(coco['AP75'])}; recall with 1, 10, 100 boxes a picture: "
-        + ", ".join(_shown(coco[key]) for key in ("AR1", "AR10", "AR100"))
+        f"AP by size: small {coco['APs']}, medium {coco['APm']}, large {coco['APl']}; mAP75 {coco['AP75']}; "
+        f"recall with 1, 10, 100 boxes a picture: {coco['AR1']}, {coco['AR10']}, {coco['AR100']}"
     )
     stages = ", ".join(f"{metrics.speed[name]:.1f} ms {name}" for name in STAGES)
     print(f"Speed: {stages} per image (the stages overlap)")
@@ -131,14 +155,10 @@ def print_table(metrics: DetMetrics, *, part: str | None = None) -> None:
 
 def write_files(report: Report, metrics: DetMetrics, options: ReportOptions) -> None:
     """Writes everything that the options ask for into the run folder."""
-    folder = report.folder
-    skipped = report.skipped()
-    lines = [*report.problems, *(f"{one.path}: {one.reason}; picture left out" for one in skipped)]
-    if lines:
-        write_file(folder / "problems.txt", "".join(f"{line}\n" for line in lines).encode(errors="replace"))
-    else:
-        (folder / "problems.txt").unlink(missing_ok=True)  # of an earlier run in the same folder
-    about = report.header["about"]
+    folder, about = report.folder, report.about
+    if report.problems:
+        lines = "".join(f"{printable(line)}\n" for line in report.problems)
+        write_file(folder / "problems.txt", lines.encode())
     results = {
         "protocol": metrics.protocol,
         "evaluator": metrics.evaluator,
@@ -147,18 +167,19 @@ def write_files(report: Report, metrics: DetMetrics, options: ReportOptions) -> 
         "split": about["split"],
         "labels": about["labels"],
         "pictures": metrics.seen,
-        "left_out": [{"path": one.path, "reason": one.reason} for one in skipped],
-        "problems": len(lines),
+        "left_out": report.left_out,
+        "problems": len(report.problems),
         "threshold": metrics.threshold,
         "metrics": metrics.results_dict,
         "coco": metrics.coco,
         "classes": metrics.summary(),
         "speed_ms": metrics.speed,
-        "run": report.header["run"],
+        "run": report.headers[0]["run"],
     }
-    write_file(folder / "results.json", (json.dumps(_finite(results), indent=1, ensure_ascii=False) + "\n").encode())
-    write_file(folder / "classes.csv", metrics.to_csv().encode())
-    write_file(folder / "images.csv", metrics.images_to_csv().encode())
+    # Names of files need not be UTF-8: JSON gets such bytes as escapes, the tables get them as they are.
+    write_file(folder / "results.json", (json.dumps(_finite(results), indent=1) + "\n").encode())
+    write_file(folder / "classes.csv", metrics.to_csv().encode(errors="surrogateescape"))
+    write_file(folder / "images.csv", metrics.images_to_csv().encode(errors="surrogateescape"))
     if options.save_json:
         _write_coco_files(report)
     if options.save_txt:
@@ -167,29 +188,27 @@ def write_files(report: Report, metrics: DetMetrics, options: ReportOptions) -> 
         _draw_curves(folder, metrics)
         _draw_mosaics(report, options, max(MOSAIC_CONF, metrics.threshold))
     if options.verbose:
-        if skipped:
-            some = f"{len(skipped)} picture{'s' * (len(skipped) > 1)}"
-            LOGGER.warning("%s left out, named in %s", some, folder / "problems.txt")
-        labels = about["problems"]
-        if labels:
-            LOGGER.warning("problems in the data: %d, all in %s", labels, folder / "problems.txt")
+        if report.left_out:
+            LOGGER.warning("%d picture%s left out", report.left_out, "s" * (report.left_out > 1))
+        if report.problems:
+            LOGGER.warning("problems are listed in %s", folder / "problems.txt")
         print(f"Results saved to {folder}")
 
 
 def _write_coco_files(report: Report) -> None:
     from .metrics import prediction_rows, truth_json
 
-    about = report.header["about"]
+    about = report.about
     ids = about["category_ids"]
     with whole_file(report.folder / "predictions.json") as file:
         separator = "["
         for entry in report.entries():
             for row in prediction_rows(entry.record, ids):
-                file.write((separator + json.dumps(row, ensure_ascii=False)).encode(errors="replace"))
+                file.write((separator + json.dumps(row)).encode())
                 separator = ",\n"
         file.write(b"[]\n" if separator == "[" else b"]\n")
     truth = truth_json((entry.record for entry in report.entries()), dict(enumerate(about["names"])), ids)
-    write_file(report.folder / "annotations.json", json.dumps(truth, ensure_ascii=False).encode(errors="replace"))
+    write_file(report.folder / "annotations.json", json.dumps(truth).encode())
 
 
 def _write_labels(report: Report, *, save_conf: bool) -> None:
@@ -234,7 +253,7 @@ def _draw_mosaics(report: Report, options: ReportOptions, conf: float) -> None:
     from .data.images import read_image
     from .plots import mosaic
 
-    order = [index for group in report.groups for index in group][: MOSAICS * PER_MOSAIC]
+    order = report.order[: MOSAICS * PER_MOSAIC]
     wanted = set(order)
     found: dict[int, Entry] = {}
     for entry in report.entries():
@@ -242,7 +261,7 @@ def _draw_mosaics(report: Report, options: ReportOptions, conf: float) -> None:
             found[entry.record.index] = entry
         if len(found) == len(wanted):
             break
-    names = report.header["about"]["names"]
+    names = report.about["names"]
     for number in range(MOSAICS):
         pictures, captions, kept = [], [], []
         for index in order[number * PER_MOSAIC : (number + 1) * PER_MOSAIC]:
@@ -307,7 +326,3 @@ def _mean(values: Any) -> float:
 
 def _shown(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) and value >= 0 else "-"
-
-
-def _printable(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -6,6 +6,7 @@ and the parts of a run can be told from others.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,6 @@ CONF = {"sg": 0.01, "ultralytics": 0.001}  # lowest scores of the protocols
 TOP_K = {"sg": 1000, "ultralytics": 30_000}  # pairs of anchor and class before suppression
 IOU = 0.7
 LOW_CONF = 0.05  # a threshold above this cuts off the low end of the precision-recall curve
-SCORED_BY = {"native": "pycocotools", "pycocotools": "pycocotools", "fast": "faster-coco-eval"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class ValSetup:
 
     @property
     def rect(self) -> bool:
-        """Whether frames are as small as the pictures allow."""
+        """Whether frames are as small as the pictures allow. Pictures that are never resized have no common frame."""
+        if self.preprocess.fit is None:
+            return True
         return self.options.protocol == "ultralytics" if self.options.rect is None else self.options.rect
 
     @property
@@ -60,8 +62,7 @@ class ValSetup:
         fit = f", picture in {preprocess.fit[0]}x{preprocess.fit[1]}" if preprocess.fit else ""
         return (
             f"{self.options.protocol}: {frame}{fit}, {preprocess.channels.upper()}; conf > {settings.conf:g}, "
-            f"NMS IoU {settings.iou:g}, top {settings.top_k}, {settings.max_det} boxes a picture; "
-            f"boxes in picture pixels, scored by {SCORED_BY[self.options.evaluator]}"
+            f"NMS IoU {settings.iou:g}, top {settings.top_k}, {settings.max_det} boxes a picture"
         )
 
     def truth(self, image: LabelledImage, size: Size) -> Truth:
@@ -69,23 +70,20 @@ class ValSetup:
         return _chosen(self.options, image.truth(size))
 
     @cached_property
-    def batches(self) -> list[Batch]:
-        """The batches of this run, or of this shard."""
-        options = self.options
+    def all_batches(self) -> list[Batch]:
+        """The batches of the whole data set, over all shards."""
         if not self.rect:
-            batches = square_batches(len(self.dataset.images), options.batch)
-        else:
-            plan = rect_batches if options.protocol == "sg" else ultralytics_batches
-            batches = plan(self._sizes[0], options.batch, self.preprocess)
-        if options.shard is None:
-            return batches
-        number, count = options.shard
-        if len(batches) < count:
-            raise ValueError(
-                f"shard: {count} parts are too many for {len(batches)} batches of {options.batch}; "
-                "use fewer, or a smaller batch"
-            )
-        return batches[number - 1 :: count]
+            return square_batches(len(self.dataset.images), self.options.batch)
+        plan = rect_batches if self.options.protocol == "sg" else ultralytics_batches
+        return plan(self._sizes[0], self.options.batch, self.preprocess)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batches of this run: all, or those of its shard."""
+        if self.options.shard is None:
+            return self.all_batches
+        number, count = self.options.shard
+        return self.all_batches[number - 1 :: count]
 
     @property
     def planned(self) -> int:
@@ -123,6 +121,7 @@ class ValSetup:
             "single_cls": options.single_cls,
             "rect": self.rect,
             "batch": options.batch,
+            "batches": hashlib.sha256(repr(self.all_batches).encode()).hexdigest(),
             "precision": options.quantize or "fp32",
         }
 
@@ -141,7 +140,9 @@ def set_up(options: ValOptions, names: Mapping[int, str], preprocess: Preprocess
     names = dict(names)
     if all(name == f"class_{number}" for number, name in names.items()) and len(names) == len(dataset.names):
         names = dict(dataset.names)  # of a checkpoint without names
-    dataset = dataset.for_model(names).with_fraction(options.fraction)
+    if not options.single_cls or options.classes:
+        dataset = dataset.for_model(names)
+    dataset = dataset.with_fraction(options.fraction)
     if not dataset.images:
         raise ValueError(f"val: the {options.split} split of {dataset.name} has no pictures")
     unknown = [number for number in options.classes or () if number not in names]
@@ -150,7 +151,11 @@ def set_up(options: ValOptions, names: Mapping[int, str], preprocess: Preprocess
     if options.single_cls:
         names = {0: "object"}
         dataset = replace(dataset, names=names, category_ids=(1,))
-    most = max(len(_chosen(options, image.truth((1, 1)))) for image in dataset.images)
+    counts = [len(_chosen(options, image.truth((1, 1)))) for image in dataset.images]
+    if not any(counts):
+        some = "of the chosen classes " if options.classes else ""
+        raise ValueError(f"val: the labels of {dataset.name} have no boxes {some}in {dataset.labels_from}")
+    most = max(counts)
     if most > options.max_det:
         LOGGER.info("val: a picture has %d labels, max_det goes up from %d", most, options.max_det)
     max_det = max(most, options.max_det)
@@ -164,13 +169,32 @@ def set_up(options: ValOptions, names: Mapping[int, str], preprocess: Preprocess
         top_k=max(TOP_K[options.protocol], max_det),
         max_det=max_det,
         agnostic=options.agnostic_nms or options.single_cls,
-        classes=options.classes,
+        classes=options.classes or None,
     )
     if options.imgsz is not None:
         preprocess = preprocess.with_size(options.imgsz)
     if options.protocol == "ultralytics":
         preprocess = preprocess.as_ultralytics()
-    return ValSetup(options, dataset, names, replace(preprocess, rect=False), settings)
+    setup = ValSetup(options, dataset, names, replace(preprocess, rect=False), settings)
+    if options.protocol == "ultralytics" and setup.rect and preprocess.size[0] != preprocess.size[1]:
+        height, width = preprocess.size
+        raise ValueError(f"imgsz must be one side with protocol='ultralytics', got {height}x{width}; or rect=False")
+    _check_shard(setup)
+    return setup
+
+
+def _check_shard(setup: ValSetup) -> None:
+    batches, shard = len(setup.all_batches), setup.options.shard
+    if not batches:
+        first = setup.unreadable[0]
+        raise SourceError(
+            f"val: none of the {len(setup.unreadable)} pictures could be used; the first: {first.path}: {first.reason}"
+        )
+    if shard is not None and batches < shard[1]:
+        raise ValueError(
+            f"shard: {shard[1]} parts are too many for {batches} batches of {setup.options.batch}; "
+            "use fewer, or a smaller batch"
+        )
 
 
 def _open(options: ValOptions) -> DetectionDataset:
@@ -186,7 +210,7 @@ def _open(options: ValOptions) -> DetectionDataset:
 
 
 def _chosen(options: ValOptions, truth: Truth) -> Truth:
-    if options.classes is not None:
+    if options.classes:
         truth = truth[np.isin(truth.classes, options.classes)]
     if options.single_cls:
         truth = replace(truth, classes=np.zeros_like(truth.classes))

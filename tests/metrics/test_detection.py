@@ -97,13 +97,13 @@ def test_results_dict(metrics: DetMetrics) -> None:
     assert list(metrics.results_dict) == [*metrics.keys, "fitness"]
     assert metrics.results_dict["fitness"] == metrics.fitness
     assert metrics.results_dict["metrics/recall(B)"] == 0.75
-    metrics.sizes = True
+    metrics.with_sizes = True
     try:
         sizes = [f"metrics/mAP_{size}(B)" for size in ("small", "medium", "large")]
         assert list(metrics.results_dict) == [*metrics.keys, *sizes, "fitness"]
         assert metrics.results_dict[sizes[1]] == metrics.coco["APm"]
     finally:
-        metrics.sizes = False
+        metrics.with_sizes = False
 
 
 def test_curves(metrics: DetMetrics) -> None:

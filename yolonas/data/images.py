@@ -82,7 +82,9 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "WEBP", "BMP"]) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            # Pillow decodes a whole PNG to find its EXIF data; few have any.
+            exif = {} if image.format == "PNG" and b"eXIf" not in read_file(os.fspath(path)) else image.getexif()
+            turned = exif.get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception:  # another format, or a header that is not within the first bytes
         shape = decode_image(read_file(os.fspath(path))).shape
         return shape[0], shape[1]

@@ -130,7 +130,7 @@ class DetMetrics:
         protocol: how the detections were made, in words. This and the next three are set by the evaluation.
         save_dir: the folder of its files, or None.
         left_out: pictures that could not be used.
-        sizes: whether `results_dict` has the mAP of small, medium and large boxes too.
+        with_sizes: whether `results_dict` has the mAP of small, medium and large boxes too.
         seen: number of pictures.
         nt_per_class: `(nc,)` int64 true boxes per class; here and below crowds are left out.
         nt_per_image: `(nc,)` int64 pictures with such boxes.
@@ -155,7 +155,7 @@ class DetMetrics:
         self.protocol = ""
         self.save_dir: Path | None = None
         self.left_out = 0
-        self.sizes = False
+        self.with_sizes = False
         self.seen = len(table.images)
         self._table = table
         wanted = table.wanted
@@ -210,7 +210,7 @@ class DetMetrics:
     def results_dict(self) -> dict[str, float]:
         """The means by their names in `keys`, and `fitness`."""
         values = dict(zip(self.keys, self.mean_results(), strict=True))
-        if self.sizes:
+        if self.with_sizes:
             sizes = {"small": "APs", "medium": "APm", "large": "APl"}
             values |= {f"metrics/mAP_{size}(B)": self.coco[name] for size, name in sizes.items()}
         return {**values, "fitness": self.fitness}
