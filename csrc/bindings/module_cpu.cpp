@@ -16,10 +16,15 @@
 #include "cpu/match.h"
 #include "cpu/post.h"
 #include "cpu/quantize.h"
+#include "cpu/winograd.h"
 
 namespace py = pybind11;
 
 namespace yolonas::bindings {
+
+void bind_engine(py::module_& module);   // bind_engine.cpp
+void bind_kernels(py::module_& module);  // bind_kernels.cpp
+
 namespace {
 
 void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
@@ -234,6 +239,29 @@ void bind_conv2d(py::module_& module) {
       },
       py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::kw_only(),
       py::arg("stride"), py::arg("padding"), py::arg("relu"), py::arg("residual_scale"));
+  module.def(
+      "conv2d_winograd",
+      [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& residual,
+         const py::object& out, std::int64_t stride, bool relu, double residual_scale) {
+        const char* op = "conv2d_winograd";
+        const TensorArg x_arg = on_cpu(x, op, "x"), weight_arg = on_cpu(weight, op, "weight"),
+                        out_arg = on_cpu(out, op, "out");
+        const auto bias_arg = optional_on_cpu(bias, op, "bias"),
+                   residual_arg = optional_on_cpu(residual, op, "residual");
+        const GilRelease release;
+        cpu::conv2d_winograd(x_arg.view(), weight_arg.view(), view_or_null(bias_arg), view_or_null(residual_arg),
+                             {stride, 1, relu, static_cast<float>(residual_scale)}, out_arg.view());
+      },
+      py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::kw_only(),
+      py::arg("stride"), py::arg("relu"), py::arg("residual_scale"));
+  module.def(
+      "winograd_error",
+      [](const py::object& weight, std::int64_t stride) {
+        const TensorArg weight_arg = on_cpu(weight, "winograd_error", "weight");
+        const GilRelease release;
+        return cpu::winograd_error(weight_arg.view(), stride);
+      },
+      py::arg("weight"), py::kw_only(), py::arg("stride"));
 }
 
 }  // namespace
@@ -248,6 +276,8 @@ PYBIND11_MODULE(_cpu, module) {
   bind_match(module);
   bind_quantize(module);
   bind_conv2d(module);
+  bind_engine(module);
+  bind_kernels(module);
   module.def("isa", []() { return yolonas::cpu::kernels().isa; });
   module.def("_use_isa", [](const std::string& name) { yolonas::cpu::use_isa(name.c_str()); }, py::arg("name"));
   module.def("available_isas", []() { return yolonas::cpu::available_isas(); });

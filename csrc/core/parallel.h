@@ -9,7 +9,7 @@ namespace yolonas {
 inline constexpr int kMaxThreads = 256;
 
 // Threads that parallel_for may use, the caller included. Starts as YOLONAS_NUM_THREADS or OMP_NUM_THREADS where set,
-// else as the number of processors that this process may run on (affinity, and the quota of its control group).
+// else as the number of cores that this process may run on (affinity, and the quota of its control group).
 int num_threads() noexcept;
 void set_num_threads(int count);  // throws std::invalid_argument outside 1..256
 
@@ -21,7 +21,8 @@ void parallel_ranges(std::int64_t count, std::int64_t grain, RangeFunction body,
 // Calls body(begin, end) on disjoint ranges that cover [0, count), at least `grain` long but for the last one, and
 // returns when all are done. The body must not throw. Ranges depend on nothing but their order of claiming, so a body
 // whose ranges are independent gives the same result for any number of threads. A call from inside a body, or while
-// another thread is using the pool, runs on the calling thread alone.
+// another thread is using the pool, runs on the calling thread alone. Costs a few microseconds while calls follow each
+// other within 50 of them, which idle threads spend looking out for the next; more to wake them up later.
 template <class Body>
 void parallel_for(std::int64_t count, std::int64_t grain, Body&& body) {
   using Plain = std::remove_reference_t<Body>;

@@ -13,6 +13,11 @@ namespace yolonas::cpu {
 namespace generic {
 extern const CpuKernels kTable;
 }
+#if defined(YOLONAS_HAVE_AVX512)
+namespace avx512 {
+extern const CpuKernels kTable;
+}
+#endif
 #if defined(YOLONAS_HAVE_AVX2)
 namespace avx2 {
 extern const CpuKernels kTable;
@@ -27,6 +32,9 @@ struct Candidate {
 };
 
 const Candidate kCandidates[] = {
+#if defined(YOLONAS_HAVE_AVX512)
+    {&avx512::kTable, has_avx512},
+#endif
 #if defined(YOLONAS_HAVE_AVX2)
     {&avx2::kTable, has_avx2_fma},
 #endif

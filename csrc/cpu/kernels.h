@@ -22,19 +22,32 @@ struct LetterboxArgs : LetterboxFrame {
   ResizeAxis y;          // resized_h entries; a negative index and its successor both mean row 0
 };
 
-// A 2-d convolution in NHWC without groups; see conv2d_direct_f32.
-struct Conv2dArgs {
-  std::int64_t in_h, in_w, in_c;
-  std::int64_t out_h, out_w, out_c;
+// A 2-d convolution of one picture in NHWC, without groups:
+//   y[oy][ox][k] = act(sum over ky, kx, c of x[oy * stride + ky - padding][ox * stride + kx - padding][c] *
+//   w[k][ky][kx][c]
+//                      + bias[k]) + residual_scale * residual[oy][ox][k]
+// with x = 0 outside the picture. x, y and residual may be channel ranges of wider buffers: `*_stride` is the distance
+// in floats from one pixel to the next, in raster order, and at least the channels; other channels are never touched.
+struct ConvArgs {
+  std::int64_t in_h, in_w, in_c, in_stride;
+  std::int64_t out_h, out_w, out_c, out_stride;
   std::int64_t kernel_h, kernel_w, stride, padding;
-  const float* x;         // [in_h][in_w][in_c], one picture
-  const float* weight;    // packed: [ceil(out_c / 16)][kernel_h][kernel_w][in_c][16], zero beyond out_c
-  const float* bias;      // [ceil(out_c / 16) * 16], zero beyond out_c
+  const float* x;
+  float* y;               // must not overlap x; may be the very memory of residual with the same stride
+  const float* weight;    // as the kernel says, in blocks of CpuKernels::conv_block output channels, zero beyond out_c
+  const float* bias;      // [conv_blocks(out_c, conv_block) * conv_block], zero beyond out_c
   const float* zeros;     // [in_c] zeros, stands for pixels in the padding
-  const float* residual;  // [out_h][out_w][out_c] or null
+  const float* residual;  // or null
+  std::int64_t residual_stride;
   float residual_scale;
-  bool relu;
-  float* y;  // [out_h][out_w][out_c]; may be the same memory as residual
+  bool relu;  // NaN passes
+};
+
+// A maximum over windows of one picture in NHWC; strides as in ConvArgs.
+struct PoolArgs {
+  std::int64_t h, w, channels, in_stride, out_stride;
+  const float* x;
+  float* y;  // must not overlap x
 };
 
 struct CpuKernels {
@@ -81,20 +94,54 @@ struct CpuKernels {
   void (*fake_quantize_backward_f32)(const float* dy, const float* x, const float* scale, std::int64_t scale_step,
                                      std::int64_t n, float qmin, float qmax, float* dx);
 
-  // y = act(conv(x) + bias) + residual_scale * residual for output rows [row_begin, row_end) and blocks of 16 output
-  // channels [block_begin, block_end). Direct form: for every output tile of 6 columns and 16 channels the sum runs
-  // over kernel_h, kernel_w, in_c in this order in one float32 accumulator per output (with FMA where the ISA has it).
-  void (*conv2d_direct_f32)(const Conv2dArgs& args, std::int64_t row_begin, std::int64_t row_end,
+  // --- Convolutions. One float32 accumulator per output; per output always the same operations in the same order (with
+  // FMA where the ISA has it), so that a result does not depend on how ranges are cut. Weights are packed by pack.h;
+  // any alignment works, 64 bytes is fastest. ---
+
+  // Output channels of a packed block: two vectors. A last block with at most one vector's channels computes with one.
+  std::int64_t conv_block;
+
+  // Output rows [row_begin, row_end) of blocks [block_begin, block_end), any kernel, stride and padding. weight:
+  // [blocks][kernel_h][kernel_w][in_c][conv_block]. The sum starts from the bias and runs over ky, kx, c in this order.
+  // Fast where a block's weights and the input rows of the range fit the L2 cache.
+  void (*conv2d_direct_f32)(const ConvArgs& args, std::int64_t row_begin, std::int64_t row_end,
                             std::int64_t block_begin, std::int64_t block_end);
+
+  // The same for 1x1, stride 1, padding 0, over pixels [pixel_begin, pixel_end) in raster order: a matrix product, with
+  // the same bits as conv2d_direct_f32. Of the sizes only in_c, out_c and the pixel strides are read, so that any run
+  // of evenly spaced pixels will do (a row of a transposed convolution).
+  void (*conv2d_pointwise_f32)(const ConvArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end,
+                               std::int64_t block_begin, std::int64_t block_end);
+
+  // Output tiles [tile_begin, tile_end) of blocks [block_begin, block_end) of a 3x3, stride 1, padding 1 by Winograd
+  // F(4x4,3x3). Tiles are 4x4 outputs in raster order, conv_tiles(out_h) * conv_tiles(out_w) of them, cut at the edges.
+  // weight: as for conv2d_direct_f32. A call transforms the inputs of its tiles, and the weights of its blocks once for
+  // some 58 tiles: threads had better share the tiles where there are more of them than output channels, else the
+  // blocks. workspace: winograd43_workspace(args, tiles) floats for calls of at most `tiles` tiles, contents undefined
+  // afterwards; it does not grow beyond some number of tiles. zeros is not read. Error: see winograd_error in pack.h. A
+  // NaN or infinity in x reaches all outputs of the tiles that read it.
+  std::int64_t (*winograd43_workspace)(const ConvArgs& args, std::int64_t tiles);
+  void (*conv2d_winograd43_f32)(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end,
+                                std::int64_t block_begin, std::int64_t block_end, float* workspace);
+
+  // The same for stride 2, split by the parity of the input rows and columns into F(4x4,2x2), F(4,2) twice and a 1x1.
+  std::int64_t (*winograd_s2_workspace)(const ConvArgs& args, std::int64_t tiles);
+  void (*conv2d_winograd_s2_f32)(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end,
+                                 std::int64_t block_begin, std::int64_t block_end, float* workspace);
+
+  // Rows [row_begin, row_end) of y[oy][ox][c] = max of x in the 5x5 window around (oy, ox), cut at the edges. A NaN may
+  // be lost.
+  void (*max_pool5_f32)(const PoolArgs& args, std::int64_t row_begin, std::int64_t row_end);
 };
 
 // Internal linkage on purpose: an inline function that is not inlined (-O0) would be a weak symbol of the files built
 // for an instruction set, and the linker could give that copy to everyone.
 constexpr int kDflBins = 17;
-constexpr int kConvBlock = 16;
 
 static inline std::int64_t letterbox_row_stride(const LetterboxArgs& args) { return (args.resized_w + 31) / 16 * 16; }
 static inline std::int64_t letterbox_workspace(const LetterboxArgs& args) { return 6 * letterbox_row_stride(args); }
+static inline std::int64_t conv_blocks(std::int64_t out_c, std::int64_t block) { return (out_c + block - 1) / block; }
+static inline std::int64_t conv_tiles(std::int64_t size) { return (size + 3) / 4; }
 static inline std::int64_t nms_workspace(std::int64_t max_kept) { return 6 * ((max_kept + 15) / 8 * 8); }
 
 // The table in use: the one named by YOLONAS_CPU_ISA, else the fastest that this processor can run. Chosen on the first

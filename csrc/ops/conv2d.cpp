@@ -13,8 +13,7 @@ bool overlap(const TensorView& a, const TensorView& b) {
 }  // namespace
 
 Conv2dShape check_conv2d(const TensorView& x, const TensorView& weight, const TensorView* bias,
-                         const TensorView* residual, const Conv2dParams& p, const TensorView& y) {
-  const char* op = "conv2d_bias_act";
+                         const TensorView* residual, const Conv2dParams& p, const TensorView& y, const char* op) {
   check_tensor(x, op, "x", DType::f32, {-1, -1, -1, -1}, "(N, H, W, C)");
   check_tensor(weight, op, "weight", DType::f32, {-1, -1, -1, x.shape[3]}, "(K, kh, kw, C)");
   Conv2dShape s{};

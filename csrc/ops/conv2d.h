@@ -17,7 +17,9 @@ struct Conv2dShape {
 
 // x (N, H, W, C); weight (K, kh, kw, C); bias (K,) or null; residual (N, H', W', K) or null; y (N, H', W', K) with
 // H' = (H + 2 * padding - kh) / stride + 1. All float32 and contiguous. y may be residual, and must not overlap x.
+// Errors begin with `op`.
 Conv2dShape check_conv2d(const TensorView& x, const TensorView& weight, const TensorView* bias,
-                         const TensorView* residual, const Conv2dParams& params, const TensorView& y);
+                         const TensorView* residual, const Conv2dParams& params, const TensorView& y,
+                         const char* op = "conv2d_bias_act");
 
 }  // namespace yolonas

@@ -18,7 +18,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = {"generic": [], "avx2": ["-mavx2", "-mfma"]}  # as in CMakeLists.txt
+FLAGS = {  # as in CMakeLists.txt
+    "generic": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+}
 WEAK, STRONG = tuple("WwVvu"), tuple("TDBRC")  # nm's letters; u: unique globals
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -82,6 +83,16 @@ def test_calls_from_several_threads_at_once() -> None:
         stop.set()
         unsettled.result()
     assert wrong == [[]] * 6
+
+
+def test_pauses_of_any_length_between_calls() -> None:
+    """Idle threads look out for work for some 50 microseconds, then sleep: calls before, around and after that."""
+    call = WORKLOADS["fake_quantize"]
+    with using_threads(4):
+        expected = call()
+        for pause in np.random.default_rng(0).choice([0, 2e-5, 4e-5, 6e-5, 1e-4, 2e-3], 300):
+            time.sleep(pause)
+            assert same(call(), expected)
 
 
 def test_the_interpreter_goes_on_while_an_op_runs() -> None:

@@ -2,6 +2,7 @@
 // generic/vec.h.
 struct Vec {
   static constexpr int kWidth = 8;
+  static constexpr int kGemmRows = 6;  // 12 of 16 registers are sums
   __m256 reg;
 
   static Vec set(float a) { return {_mm256_set1_ps(a)}; }

@@ -7,9 +7,17 @@ namespace {
 #include "cpu/generic/vec.h"
 #include "cpu/simd/math-inl.h"
 // (keeps the order: math before its users)
-#include "cpu/simd/conv2d-inl.h"
 #include "cpu/simd/post-inl.h"
 #include "cpu/simd/quantize-inl.h"
+// (and)
+#include "cpu/simd/gemm-inl.h"
+// (keeps the order: the matrix product before its users)
+#include "cpu/simd/conv2d-inl.h"
+#include "cpu/simd/pool-inl.h"
+#include "cpu/simd/winograd-inl.h"
+// (and)
+#include "cpu/simd/winograd43-inl.h"
+#include "cpu/simd/winograd_s2-inl.h"
 
 inline void resize_row_x_plain(const LetterboxArgs&, const std::uint8_t*, std::int64_t, std::int16_t*, std::int64_t);
 inline void finish_row_plain(const LetterboxArgs&, std::int64_t, std::int64_t, const std::int16_t*, const std::int16_t*,
@@ -30,8 +38,23 @@ inline void finish_row(const LetterboxArgs& a, std::int64_t row, const std::int1
 
 extern const CpuKernels kTable;
 const CpuKernels kTable = {
-    "generic", letterbox_rows,    collect_greater_f32,        sigmoid_f32,       dfl_expectation_f32, class_max_f32,
-    nms_f32,   fake_quantize_f32, fake_quantize_backward_f32, conv2d_direct_f32,
+    "generic",
+    letterbox_rows,
+    collect_greater_f32,
+    sigmoid_f32,
+    dfl_expectation_f32,
+    class_max_f32,
+    nms_f32,
+    fake_quantize_f32,
+    fake_quantize_backward_f32,
+    kConvBlock,
+    conv2d_direct_f32,
+    conv2d_pointwise_f32,
+    winograd43_workspace,
+    conv2d_winograd43_f32,
+    winograd_s2_workspace,
+    conv2d_winograd_s2_f32,
+    max_pool5_f32,
 };
 
 }  // namespace yolonas::cpu::generic

@@ -2,6 +2,7 @@
 // Included inside an unnamed namespace; no other header may be included here.
 struct Vec {
   static constexpr int kWidth = 8;
+  static constexpr int kGemmRows = 3;  // 12 of 16 xmm registers, two to a Vec, are sums
   float lane[kWidth];
 
   static Vec set(float a) {

@@ -1,66 +1,149 @@
-// Direct convolution as an indirect GEMM (Dukhan 2019): every tap of an output tile is a pointer to in_c inputs, or to
-// zeros in the padding, so edges cost no branch in the inner loop. A tile is 6 columns x 16 channels: 12 accumulators,
-// 2 weights and 1 broadcast fill 15 of the 16 ymm registers.
+// Direct and pointwise convolution on the tile of gemm-inl.h: the rows are neighbouring output pixels. Inside the
+// picture their inputs lie evenly spaced for every tap; at its left and right edge each tap is a list of pointers, to
+// pixels or to zeros (the indirect GEMM of Dukhan 2019), so edges cost no branch in the inner loop.
 
-constexpr int kTileColumns = 6;
-
-// Multiplies and adds one kernel tap: acc[p][0..15] += sum_c pixel[p][c] * weight[c][0..15].
-inline void conv2d_tap(const float* const* pixel, const float* weight, std::int64_t channels, Vec (&low)[kTileColumns],
-                       Vec (&high)[kTileColumns]) {
-  for (std::int64_t c = 0; c < channels; ++c) {
-    const Vec w0 = Vec::load(weight + c * kConvBlock), w1 = Vec::load(weight + c * kConvBlock + 8);
-    for (int p = 0; p < kTileColumns; ++p) {
-      const Vec value = Vec::set(pixel[p][c]);
-      low[p] = mul_add(value, w0, low[p]);
-      high[p] = mul_add(value, w1, high[p]);
+// acc[r][v] += sum over k < depth of a[r][k] * b[k][v], rows anywhere.
+template <int Rows, int Vectors>
+inline void gemm_accumulate_indirect(const float* const (&a)[Rows], const float* b, std::int64_t depth,
+                                     Vec (&acc)[Rows][Vectors]) {
+  for (std::int64_t k = 0; k < depth; ++k) {
+    Vec weight[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) weight[v] = Vec::load(b + k * kConvBlock + v * Vec::kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const Vec value = Vec::set(a[r][k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) acc[r][v] = mul_add(value, weight[v], acc[r][v]);
     }
   }
 }
 
-inline void conv2d_direct_f32(const Conv2dArgs& a, std::int64_t row_begin, std::int64_t row_end,
-                              std::int64_t block_begin, std::int64_t block_end) {
-  const Vec zero = Vec::set(0.0f), residual_scale = Vec::set(a.residual_scale);
-  const std::int64_t tap_floats = a.in_c * kConvBlock;
+template <int Rows, int Vectors>
+inline void start_from_bias(const ConvArgs& a, std::int64_t block, Vec (&acc)[Rows][Vectors]) {
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    const Vec bias = Vec::load(a.bias + block * kConvBlock + v * Vec::kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) acc[r][v] = bias;
+  }
+}
+
+// Activation, residual and store of the first `channels` channels of one vector.
+inline void finish_vector(const ConvArgs& a, Vec value, float* y, const float* residual, int channels) {
+  if (a.relu) value = max(Vec::set(0.0f), value);  // NaN passes
+  if (channels == Vec::kWidth) {
+    if (residual) value = mul_add(Vec::set(a.residual_scale), Vec::load(residual), value);
+    value.store(y);
+  } else {
+    if (residual) value = mul_add(Vec::set(a.residual_scale), Vec::load_part(residual, channels, 0.0f), value);
+    value.store_part(y, channels);
+  }
+}
+
+// Finishes the tile whose first row is output pixel `pixel`.
+template <int Rows, int Vectors>
+inline void finish_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t block, const Vec (&acc)[Rows][Vectors]) {
+  const std::int64_t first = block * kConvBlock;
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    const std::int64_t at = first + v * Vec::kWidth;
+    const int channels = a.out_c - at < Vec::kWidth ? static_cast<int>(a.out_c - at) : Vec::kWidth;
+    float* y = a.y + pixel * a.out_stride + at;
+    const float* residual = a.residual ? a.residual + pixel * a.residual_stride + at : nullptr;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      finish_vector(a, acc[r][v], y + r * a.out_stride, residual ? residual + r * a.residual_stride : nullptr,
+                    channels);
+    }
+  }
+}
+
+template <int Rows, int Vectors>
+inline void pointwise_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t block) {
+  Vec acc[Rows][Vectors];
+  start_from_bias(a, block, acc);
+  gemm_accumulate(a.x + pixel * a.in_stride, a.in_stride, a.weight + block * a.in_c * kConvBlock, a.in_c, acc);
+  finish_tile(a, pixel, block, acc);
+}
+
+template <int Rows>
+struct PointwiseTile {
+  static void run(const ConvArgs& a, std::int64_t pixel, std::int64_t block) {
+    if (block_vectors(a.out_c, block) == 2) {
+      pointwise_tile<Rows, 2>(a, pixel, block);
+    } else {
+      pointwise_tile<Rows, 1>(a, pixel, block);
+    }
+  }
+};
+
+inline void conv2d_pointwise_f32(const ConvArgs& a, std::int64_t pixel_begin, std::int64_t pixel_end,
+                                 std::int64_t block_begin, std::int64_t block_end) {
+  const GemmTiles tiles(pixel_end - pixel_begin);
   for (std::int64_t block = block_begin; block < block_end; ++block) {
-    const float* block_weight = a.weight + block * a.kernel_h * a.kernel_w * tap_floats;
-    const std::int64_t left_channels = a.out_c - block * kConvBlock;
-    const int channels = left_channels < kConvBlock ? static_cast<int>(left_channels) : kConvBlock;
-    const int low_part = channels < 8 ? channels : 8, high_part = channels - low_part;
+    std::int64_t pixel = pixel_begin;
+    for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+      const int rows = tiles.rows_of(tile);
+      with_rows<PointwiseTile>(rows, a, pixel, block);
+      pixel += rows;
+    }
+  }
+}
+
+template <int Rows, int Vectors>
+inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block) {
+  Vec acc[Rows][Vectors];
+  start_from_bias(a, block, acc);
+  const std::int64_t tap_floats = a.in_c * kConvBlock, first_x = column * a.stride - a.padding;
+  const bool inside = first_x >= 0 && first_x + (Rows - 1) * a.stride + a.kernel_w <= a.in_w;
+  // Where pixels follow each other without a gap, the taps of a kernel row are one long run of inputs.
+  const bool dense = a.in_stride == a.in_c;
+  const std::int64_t runs = dense ? 1 : a.kernel_w, run = dense ? a.kernel_w * a.in_c : a.in_c;
+  for (std::int64_t ky = 0; ky < a.kernel_h; ++ky) {
+    const std::int64_t iy = row * a.stride + ky - a.padding;
+    if (iy < 0 || iy >= a.in_h) continue;
+    const float* weight = a.weight + (block * a.kernel_h + ky) * a.kernel_w * tap_floats;
+    const float* source = a.x + (iy * a.in_w + first_x) * a.in_stride;
+    if (inside) {
+      for (std::int64_t i = 0; i < runs; ++i, weight += tap_floats, source += a.in_stride) {
+        gemm_accumulate(source, a.stride * a.in_stride, weight, run, acc);
+      }
+      continue;
+    }
+    for (std::int64_t kx = 0; kx < a.kernel_w; ++kx, weight += tap_floats) {
+      const float* pixel[Rows];
+      for (int r = 0; r < Rows; ++r) {
+        const std::int64_t ix = first_x + r * a.stride + kx;
+        pixel[r] = ix >= 0 && ix < a.in_w ? source + (r * a.stride + kx) * a.in_stride : a.zeros;
+      }
+      gemm_accumulate_indirect(pixel, weight, a.in_c, acc);
+    }
+  }
+  finish_tile(a, row * a.out_w + column, block, acc);
+}
+
+template <int Rows>
+struct DirectTile {
+  static void run(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block) {
+    if (block_vectors(a.out_c, block) == 2) {
+      direct_tile<Rows, 2>(a, row, column, block);
+    } else {
+      direct_tile<Rows, 1>(a, row, column, block);
+    }
+  }
+};
+
+inline void conv2d_direct_f32(const ConvArgs& a, std::int64_t row_begin, std::int64_t row_end, std::int64_t block_begin,
+                              std::int64_t block_end) {
+  const GemmTiles tiles(a.out_w);
+  for (std::int64_t block = block_begin; block < block_end; ++block) {
     for (std::int64_t row = row_begin; row < row_end; ++row) {
-      for (std::int64_t column = 0; column < a.out_w; column += kTileColumns) {
-        const int columns = a.out_w - column < kTileColumns ? static_cast<int>(a.out_w - column) : kTileColumns;
-        Vec low[kTileColumns], high[kTileColumns];
-        for (int p = 0; p < kTileColumns; ++p) {
-          low[p] = Vec::load(a.bias + block * kConvBlock);
-          high[p] = Vec::load(a.bias + block * kConvBlock + 8);
-        }
-        const float* weight = block_weight;
-        for (std::int64_t ky = 0; ky < a.kernel_h; ++ky) {
-          const std::int64_t iy = row * a.stride + ky - a.padding;
-          for (std::int64_t kx = 0; kx < a.kernel_w; ++kx, weight += tap_floats) {
-            const float* pixel[kTileColumns];
-            for (int p = 0; p < kTileColumns; ++p) {
-              const std::int64_t ix = (column + p) * a.stride + kx - a.padding;
-              const bool inside = p < columns && iy >= 0 && iy < a.in_h && ix >= 0 && ix < a.in_w;
-              pixel[p] = inside ? a.x + (iy * a.in_w + ix) * a.in_c : a.zeros;
-            }
-            conv2d_tap(pixel, weight, a.in_c, low, high);
-          }
-        }
-        for (int p = 0; p < columns; ++p) {
-          const std::int64_t at = (row * a.out_w + column + p) * a.out_c + block * kConvBlock;
-          Vec first = low[p], second = high[p];
-          if (a.relu) {
-            first = max(zero, first);  // NaN passes
-            second = max(zero, second);
-          }
-          if (a.residual) {
-            first = mul_add(residual_scale, Vec::load_part(a.residual + at, low_part, 0.0f), first);
-            second = mul_add(residual_scale, Vec::load_part(a.residual + at + low_part, high_part, 0.0f), second);
-          }
-          first.store_part(a.y + at, low_part);
-          second.store_part(a.y + at + low_part, high_part);
-        }
+      std::int64_t column = 0;
+      for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+        const int columns = tiles.rows_of(tile);
+        with_rows<DirectTile>(columns, a, row, column, block);
+        column += columns;
       }
     }
   }

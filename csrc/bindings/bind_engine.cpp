@@ -1,0 +1,209 @@
+// Engine: a network in one call. Steps and views come as dicts and tuples; no Python object is kept.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bindings/gil.h"
+#include "bindings/tensor_arg.h"
+#include "cpu/engine.h"
+#include "engine/serialize.h"
+
+namespace py = pybind11;
+
+namespace yolonas::bindings {
+void bind_engine(py::module_& module);
+
+namespace {
+
+using engine::View;
+
+TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
+  TensorArg tensor(object, op, argument);
+  YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
+           name(tensor.view().device), ":", tensor.view().device_index);
+  return tensor;
+}
+
+// The value of a dict's key in the type that is asked for; only numbers with a fraction may come as another type.
+template <class T>
+T item(const py::dict& dict, const char* key, const std::string& owner) {
+  YN_CHECK(dict.contains(key), "engine: ", owner, " must have the key '", key, "'");
+  const py::object value = dict[key];
+  py::detail::make_caster<T> caster;
+  YN_CHECK_TYPE(caster.load(value, std::is_floating_point<T>::value), "engine: ", key, " of ", owner,
+                " has the wrong type, got ", std::string(py::str(py::type::handle_of(value).attr("__name__"))));
+  return py::detail::cast_op<T>(caster);
+}
+
+View view_item(const py::dict& dict, const char* key, const std::string& owner) {
+  const auto numbers = item<std::vector<std::int64_t>>(dict, key, owner);
+  YN_CHECK(numbers.size() == 3, "engine: ", key, " of ", owner, " must be (buffer, offset, channels), got ",
+           numbers.size(), " numbers");
+  return {numbers[0], numbers[1], numbers[2]};
+}
+
+void read_weights(const py::dict& dict, const std::string& owner, engine::Step& step) {
+  const std::string weight_name = concat("weight of ", owner), bias_name = concat("bias of ", owner);
+  const TensorArg weight = on_cpu(item<py::object>(dict, "weight", owner), "engine", weight_name.c_str());
+  const TensorArg bias = on_cpu(item<py::object>(dict, "bias", owner), "engine", bias_name.c_str());
+  const std::int64_t in_c = step.input.channels, out_c = step.output.channels;
+  const float* values = weight.view().as<const float>();
+  if (step.op == engine::Op::upsample) {
+    check_tensor(weight.view(), "engine", weight_name.c_str(), DType::f32, {in_c, out_c, 2, 2}, "(C, K, 2, 2)");
+    step.weight = engine::upsample_weight(values, in_c, out_c);
+    step.kernel = step.stride = 2;
+  } else {
+    step.kernel = weight.view().rank == 4 ? weight.view().shape[2] : -1;
+    check_tensor(weight.view(), "engine", weight_name.c_str(), DType::f32, {out_c, in_c, step.kernel, step.kernel},
+                 "(K, C, k, k)");
+    step.weight = engine::conv_weight(values, out_c, in_c, step.kernel);
+    step.stride = item<std::int64_t>(dict, "stride", owner);
+    step.relu = item<bool>(dict, "relu", owner);
+    step.has_residual = dict.contains("residual") && !dict["residual"].is_none();
+    if (step.has_residual) {
+      step.residual = view_item(dict, "residual", owner);
+      step.residual_scale = item<float>(dict, "residual_scale", owner);
+    }
+  }
+  check_tensor(bias.view(), "engine", bias_name.c_str(), DType::f32, {out_c}, "(K,)");
+  step.bias.assign(bias.view().as<const float>(), bias.view().as<const float>() + out_c);
+}
+
+engine::Step read_step(const py::dict& dict, std::size_t index) {
+  engine::Step step;
+  std::string owner = concat("step ", index);
+  step.name = dict.contains("name") ? item<std::string>(dict, "name", owner) : std::to_string(index);
+  owner = concat("step '", step.name, "'");
+  const auto op = item<std::string>(dict, "op", owner);
+  bool known = false;
+  for (const engine::Op one : {engine::Op::conv, engine::Op::upsample, engine::Op::max_pool5}) {
+    if (op == engine::name(one)) {
+      step.op = one;
+      known = true;
+    }
+  }
+  YN_CHECK(known, "engine: op of ", owner, " must be conv, upsample or max_pool5, got '", op, "'");
+  step.input = view_item(dict, "input", owner);
+  step.output = view_item(dict, "output", owner);
+  // Sizes are checked with the graph; here only what the reading of the weights relies on.
+  for (const View* view : {&step.input, &step.output}) {
+    YN_CHECK(view->channels >= 1, "engine: views of ", owner, " must have at least one channel, got ", view->channels);
+  }
+  if (step.op != engine::Op::max_pool5) read_weights(dict, owner, step);
+  return step;
+}
+
+std::unique_ptr<cpu::Engine> make_engine(const std::vector<std::pair<std::int64_t, std::int64_t>>& buffers,
+                                         const std::vector<py::dict>& steps, const std::vector<py::dict>& outputs) {
+  engine::Graph graph;
+  for (const auto& [downscale_log2, channels] : buffers) graph.buffers.push_back({downscale_log2, channels});
+  for (const py::dict& step : steps) graph.steps.push_back(read_step(step, graph.steps.size()));
+  for (const py::dict& output : outputs) {
+    const std::string owner = concat("output ", graph.levels.size());
+    graph.levels.push_back({view_item(output, "cls", owner), view_item(output, "reg", owner),
+                            item<std::int64_t>(output, "stride", owner)});
+  }
+  const GilRelease release;
+  return std::make_unique<cpu::Engine>(std::move(graph));
+}
+
+std::unique_ptr<cpu::Engine> engine_from_bytes(const py::buffer& data) {
+  const py::buffer_info info = data.request();
+  YN_CHECK(info.ndim == 1 && info.itemsize == 1 && info.strides[0] == 1,
+           "deserialize: data must be contiguous bytes, got ", info.ndim, " dimensions of ", info.itemsize, " bytes");
+  const GilRelease release;
+  return std::make_unique<cpu::Engine>(
+      engine::deserialize(static_cast<const char*>(info.ptr), static_cast<std::size_t>(info.size)));
+}
+
+py::bytes serialize(cpu::Engine& self) {
+  std::string data;
+  {
+    const GilRelease release;
+    data = engine::serialize(self.graph());
+  }
+  return py::bytes(data);
+}
+
+void run(cpu::Engine& self, const py::object& x, const py::sequence& cls, const py::sequence& reg) {
+  const TensorArg x_arg = on_cpu(x, "run", "x");
+  const std::vector<TensorArg> cls_args = tensor_list(cls, "run", "cls"), reg_args = tensor_list(reg, "run", "reg");
+  for (const std::vector<TensorArg>* list : {&cls_args, &reg_args}) {
+    for (const TensorArg& out : *list) {
+      YN_CHECK(out.view().device == Device::cpu, "run: outputs must lie on the CPU, got device ",
+               name(out.view().device), ":", out.view().device_index);
+    }
+  }
+  const GilRelease release;
+  self.run(x_arg.view(), views(cls_args), views(reg_args));
+}
+
+py::list plan(cpu::Engine& self, std::int64_t height, std::int64_t width, std::int64_t batch) {
+  std::vector<cpu::StepInfo> infos;
+  {
+    const GilRelease release;
+    infos = self.plan({batch, height, width});
+  }
+  py::list steps;
+  for (const cpu::StepInfo& info : infos) {
+    py::dict step;
+    step["name"] = info.name;
+    step["op"] = info.op;
+    step["algorithm"] = info.algorithm;
+    step["input"] = py::make_tuple(info.in_h, info.in_w, info.in_c);
+    step["output"] = py::make_tuple(info.out_h, info.out_w, info.out_c);
+    step["kernel"] = info.kernel;
+    step["stride"] = info.stride;
+    step["mflop"] = info.mflop;
+    step["weight_bytes"] = info.weight_bytes;
+    steps.append(step);
+  }
+  return steps;
+}
+
+py::dict memory(cpu::Engine& self, std::int64_t height, std::int64_t width, std::int64_t batch) {
+  cpu::Engine::MemoryUse use{};
+  {
+    const GilRelease release;
+    use = self.memory({batch, height, width});
+  }
+  py::dict bytes;
+  bytes["weights"] = use.weights;
+  bytes["arena"] = use.arena;
+  bytes["workspaces"] = use.workspaces;
+  return bytes;
+}
+
+std::vector<double> time_steps(cpu::Engine& self, const py::object& x, int rounds) {
+  const TensorArg x_arg = on_cpu(x, "time_steps", "x");
+  const GilRelease release;
+  return self.time_steps(x_arg.view(), rounds);
+}
+
+void set_algorithm(cpu::Engine& self, const std::string& step, const std::string& algorithm) {
+  const GilRelease release;
+  self.set_algorithm(step, algorithm);
+}
+
+}  // namespace
+
+void bind_engine(py::module_& module) {
+  py::class_<cpu::Engine>(module, "Engine", "A network in one call: a graph of steps with its weights.")
+      .def(py::init(&make_engine), py::arg("buffers"), py::arg("steps"), py::arg("outputs"))
+      .def("run", &run, py::arg("x"), py::arg("cls"), py::arg("reg"))
+      .def("plan", &plan, py::arg("height").noconvert(), py::arg("width").noconvert(), py::arg("batch").noconvert() = 1)
+      .def("memory", &memory, py::arg("height").noconvert(), py::arg("width").noconvert(),
+           py::arg("batch").noconvert() = 1)
+      .def("time_steps", &time_steps, py::arg("x"), py::arg("rounds").noconvert())
+      .def("set_algorithm", &set_algorithm, py::arg("name"), py::arg("algorithm"))
+      .def("serialize", &serialize)
+      .def_static("deserialize", &engine_from_bytes, py::arg("data"))
+      .def("_guard_buffers", &cpu::Engine::guard_buffers, py::arg("on"));
+}
+
+}  // namespace yolonas::bindings

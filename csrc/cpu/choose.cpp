@@ -1,0 +1,124 @@
+#include "cpu/choose.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace yolonas::cpu {
+namespace {
+
+constexpr std::int64_t kWinogradChannels = 16;
+constexpr double kWinogradSlower = 1.1;  // a product, with the transforms of the outputs
+
+constexpr std::int64_t kMostRounds = 64;  // pieces that a thread runs after each other, at most
+constexpr double kUnevenness = 0.15;      // of the time of a piece
+
+// What a piece costs beside its products, all in products of one unit (a row, pixel or tile) with one block of
+// channels. Measured with AVX-512 (blocks of 32); a unit's own costs weigh more against smaller blocks.
+constexpr double kCall = 0.5;                     // the call itself
+constexpr double kWinogradInput = 0.6 * 32;       // the transform of a tile's input, over the channels of a block
+constexpr double kWinogradChunk = 58;             // tiles, for which the weights of a block are transformed once
+constexpr double kReadWeights = 2;                // a block's weights from far away, in pixels of the pointwise form
+constexpr double kReadInput = 0.1 * 32;           // a pixel of the input, likewise, over the channels of a block
+constexpr std::int64_t kInputFloats = 128 << 10;  // of a piece: beyond, the input is read anew for every block
+
+// Products per tile, and the transform of a block's weights in tiles.
+struct WinogradCost {
+  double products, weights;
+};
+WinogradCost winograd_cost(Algorithm algorithm) {
+  return algorithm == Algorithm::winograd43 ? WinogradCost{36, 5.4} : WinogradCost{81, 0.7};
+}
+
+double piece_cost(Algorithm algorithm, const ConvArgs& args, const Cut& cut, std::int64_t conv_block) {
+  const double units = static_cast<double>(cut.unit_step), blocks = static_cast<double>(cut.block_step);
+  const double products = units * blocks, block = static_cast<double>(conv_block);
+  if (algorithm == Algorithm::winograd43 || algorithm == Algorithm::winograd_s2) {
+    return products + units * kWinogradInput / block +
+           blocks * winograd_cost(algorithm).weights * std::ceil(units / kWinogradChunk) + kCall;
+  }
+  std::int64_t unit_floats = args.in_c;
+  double pixels = 1;  // of a unit
+  if (algorithm != Algorithm::pointwise) {
+    unit_floats *= args.in_w * args.stride;
+    pixels = static_cast<double>(args.out_w * args.kernel_h * args.kernel_w);
+  }
+  const bool fits = cut.unit_step * unit_floats <= kInputFloats;
+  const double reads = fits ? 1.0 : blocks;
+  return pixels * products + blocks * kReadWeights + reads * units * pixels * kReadInput / block + kCall;
+}
+
+}  // namespace
+
+const char* name(Algorithm algorithm) noexcept {
+  switch (algorithm) {
+    case Algorithm::direct:
+      return "direct";
+    case Algorithm::pointwise:
+      return "pointwise";
+    case Algorithm::winograd43:
+      return "winograd43";
+    case Algorithm::winograd_s2:
+      return "winograd_s2";
+    case Algorithm::upsample:
+      return "upsample";
+    case Algorithm::max_pool:
+      return "max_pool";
+  }
+  return "unknown";
+}
+
+std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride) {
+  if (kernel == 1 && stride == 1) return {Algorithm::direct, Algorithm::pointwise};
+  if (kernel == 3 && stride == 1) return {Algorithm::direct, Algorithm::winograd43};
+  if (kernel == 3 && stride == 2) return {Algorithm::direct, Algorithm::winograd_s2};
+  return {Algorithm::direct};
+}
+
+// Winograd's forms win on all of the networks' layers but small maps, where tiles reach over the edges and the weights'
+// transform serves few tiles: at 640 by 2.0 to 3.2 (stride 1) and 1.2 to 1.6 (stride 2), AVX-512 and AVX2. Few input
+// channels fill a part of a vector, and the transforms cost as much as the products.
+Algorithm choose_algorithm(const ConvArgs& args, const CpuKernels& table) {
+  if (args.kernel_h == 1 && args.stride == 1) return Algorithm::pointwise;
+  if (args.kernel_h != 3 || args.in_c < kWinogradChannels) return Algorithm::direct;
+  const Algorithm winograd = args.stride == 1 ? Algorithm::winograd43 : Algorithm::winograd_s2;
+  Cut whole;
+  whole.unit_step = conv_tiles(args.out_h) * conv_tiles(args.out_w);
+  whole.block_step = conv_blocks(args.out_c, table.conv_block);
+  const double products = winograd_cost(winograd).products * piece_cost(winograd, args, whole, table.conv_block);
+  const double direct = static_cast<double>(args.out_h * args.out_w * 9 * whole.block_step);
+  return kWinogradSlower * products < direct ? winograd : Algorithm::direct;
+}
+
+Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
+               const CpuKernels& table) {
+  Cut cut;
+  cut.units = units;
+  cut.blocks = conv_blocks(args.out_c, table.conv_block);
+  double best = std::numeric_limits<double>::infinity();
+  const auto consider = [&](std::int64_t unit_pieces, std::int64_t block_pieces) {
+    Cut one = cut;
+    one.unit_step = (units + unit_pieces - 1) / unit_pieces;
+    one.block_step = (cut.blocks + block_pieces - 1) / block_pieces;
+    const std::int64_t pieces = pictures * one.unit_pieces() * one.block_pieces();
+    const double rounds = static_cast<double>((pieces + threads - 1) / threads);
+    // With one piece a thread all wait for the slowest.
+    const double waiting = threads > 1 ? 1.0 + kUnevenness / rounds : 1.0;
+    const double cost = rounds * waiting * piece_cost(algorithm, args, one, table.conv_block);
+    if (cost < best) {
+      best = cost;
+      cut.unit_step = one.unit_step;
+      cut.block_step = one.block_step;
+    }
+  };
+  for (std::int64_t rounds = 1; rounds <= kMostRounds; ++rounds) {
+    for (std::int64_t block_pieces = 1; block_pieces <= cut.blocks; ++block_pieces) {
+      const std::int64_t unit_pieces = (rounds * threads + block_pieces * pictures - 1) / (block_pieces * pictures);
+      consider(std::min(unit_pieces, units), block_pieces);
+      if (block_pieces > rounds * threads) break;
+    }
+  }
+  return cut;
+}
+
+}  // namespace yolonas::cpu

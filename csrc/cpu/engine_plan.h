@@ -1,0 +1,70 @@
+// A graph prepared for one input size, one instruction set and a number of threads: for every step its kernel calls,
+// cut into pieces. Read-only once made, so that any number of runs may share it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/choose.h"
+#include "cpu/engine_weights.h"
+#include "cpu/kernels.h"
+#include "engine/plan.h"
+
+namespace yolonas::cpu {
+
+// Where a job's pictures lie: `offset` floats into a buffer, `picture` floats apart.
+struct Place {
+  std::int64_t buffer = -1, offset = 0, picture = 0;
+};
+
+// The calls of one kernel with the same weights. Pieces are independent of each other.
+struct Job {
+  Algorithm algorithm = Algorithm::direct;
+  ConvArgs args{};  // x, y, residual null
+  Place x, y, residual;
+  std::int64_t pictures = 1;
+  Cut cut;
+
+  std::int64_t pieces() const { return pictures * cut.unit_pieces() * cut.block_pieces(); }
+};
+
+struct StepPlan {
+  std::vector<Job> jobs;
+  Algorithm algorithm = Algorithm::direct;
+  std::int64_t pieces = 0;
+};
+
+struct Plan {
+  const CpuKernels* table = nullptr;
+  int threads = 1;
+  engine::MemoryPlan memory;
+  std::shared_ptr<const PackedWeights> weights;
+  std::vector<StepPlan> steps;
+  std::int64_t workspace_floats = 0;  // of a thread
+};
+
+// What users see of a step.
+struct StepInfo {
+  std::string name;
+  const char* op;
+  const char* algorithm;
+  std::int64_t in_h, in_w, in_c, out_h, out_w, out_c, kernel, stride;
+  double mflop;  // of the direct form, for all pictures
+  std::int64_t weight_bytes;
+};
+
+// `forced` [steps]: an Algorithm that algorithms_for has for the step, or a negative number for the choice of the cost
+// table. `zeros` holds as many zeros as the widest input has channels, and outlives the plan, as does the graph.
+Plan make_plan(const engine::Graph& graph, const engine::InputSize& size, const std::vector<int>& forced,
+               std::shared_ptr<const PackedWeights> weights, const float* zeros, int threads, const CpuKernels& table);
+
+// For `pictures` in all.
+StepInfo step_info(const engine::Graph& graph, const Plan& plan, std::size_t step, std::int64_t pictures);
+
+// Runs pieces [0, pieces) of a step, `index` of them; `buffers` are the places of all buffers, `workspace` holds
+// workspace_floats and belongs to this call alone.
+void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, float* const* buffers, float* workspace);
+
+}  // namespace yolonas::cpu

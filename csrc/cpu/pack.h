@@ -1,0 +1,37 @@
+// Weights (K, kh, kw, C) into the layouts of the convolution kernels: blocks of `block` output channels, the table's
+// conv_block, zero beyond K. `packed` holds *_floats(...) floats. Plain C++, the same for every instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace yolonas::cpu {
+
+// [blocks][kh][kw][C][block]: conv2d_direct_f32, and conv2d_pointwise_f32 with kh = kw = 1.
+std::int64_t pack_direct_floats(std::int64_t out_c, std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t in_c,
+                                std::int64_t block);
+void pack_direct(const float* weight, std::int64_t out_c, std::int64_t kernel_h, std::int64_t kernel_w,
+                 std::int64_t in_c, std::int64_t block, float* packed);
+
+// The Winograd kernels read the same layout (kh = kw = 3): one packed copy serves every algorithm.
+inline std::int64_t pack_winograd43_floats(std::int64_t out_c, std::int64_t in_c, std::int64_t block) {
+  return pack_direct_floats(out_c, 3, 3, in_c, block);
+}
+inline void pack_winograd43(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t block,
+                            float* packed) {
+  pack_direct(weight, out_c, 3, 3, in_c, block, packed);
+}
+inline std::int64_t pack_winograd_s2_floats(std::int64_t out_c, std::int64_t in_c, std::int64_t block) {
+  return pack_direct_floats(out_c, 3, 3, in_c, block);
+}
+inline void pack_winograd_s2(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t block,
+                             float* packed) {
+  pack_direct(weight, out_c, 3, 3, in_c, block, packed);
+}
+
+// Estimate of the float32 error of a Winograd convolution: of its worst output channel, as a root mean square relative
+// to that of the channel's outputs, for independent inputs. Infinity for weights that are not finite, or so large
+// (1e30) that a product may overflow. The transforms are linear, so that the worst weights are only some ten times
+// worse than random ones; an output that is small by cancellation can still be off by more, as in the direct form.
+double winograd_error(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t stride);
+
+}  // namespace yolonas::cpu

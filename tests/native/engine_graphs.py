@@ -1,0 +1,135 @@
+"""A graph for the tests of the native engine, and the same in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from harness import bits, native
+
+from yolonas.ops import reference
+
+Graph = tuple[list[tuple[int, int]], list[dict[str, Any]], list[dict[str, Any]]]
+
+
+def conv(name: str, x: Any, y: Any, kernel: int, stride: int = 1, **rest: Any) -> dict[str, Any]:
+    rng = np.random.default_rng([*name.encode()])
+    shape = (y[2], x[2], kernel, kernel)
+    weight = (rng.normal(0, 1, shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    step = {"op": "conv", "name": name, "input": x, "output": y, "weight": weight, "stride": stride, "relu": True}
+    bias = rng.normal(0, 0.3, y[2]).astype(np.float32)
+    return {**step, "bias": bias, "residual": None, "residual_scale": 1.0, **rest}
+
+
+def upsample(name: str, x: Any, y: Any) -> dict[str, Any]:
+    rng = np.random.default_rng([*name.encode()])
+    weight = (rng.normal(0, 1, (x[2], y[2], 2, 2)) / np.sqrt(x[2])).astype(np.float32)
+    bias = rng.normal(0, 0.3, y[2]).astype(np.float32)
+    return {"op": "upsample", "name": name, "input": x, "output": y, "weight": weight, "bias": bias}
+
+
+def graph() -> Graph:
+    """Every kind of step, concats, residuals in and out of place, outputs with and without a buffer of their own."""
+    stem, two, bottleneck, four, spp = (1, 0, 24), (2, 0, 40), (3, 0, 24), (4, 0, 56), (5, 0, 36)
+    buffers = [(0, 3), (1, 24), (2, 64), (2, 24), (3, 56), (3, 36), (2, 33), (2, 9), (3, 50), (2, 34), (4, 21), (4, 7)]
+    steps = [
+        conv("stem", (0, 0, 3), stem, 3, 2),
+        conv("down", stem, (2, 0, 24), 3, 2),
+        conv("side", (2, 0, 24), (2, 24, 16), 1),
+        conv("first", (2, 0, 24), bottleneck, 3),
+        conv("second", bottleneck, (2, 40, 24), 3, residual=(2, 0, 24), residual_scale=0.75),
+        conv("deeper", (2, 0, 64), four, 3, 2, relu=False),
+        conv("pool in", four, (5, 0, 9), 1),
+        {"op": "max_pool5", "name": "pool", "input": (5, 0, 9), "output": (5, 9, 9)},
+        {"op": "max_pool5", "name": "pool", "input": (5, 9, 9), "output": (5, 18, 9)},
+        {"op": "max_pool5", "input": (5, 18, 9), "output": (5, 27, 9)},
+        conv("in place", spp, four, 1, residual=four, residual_scale=-0.5),
+        upsample("up", four, (6, 10, 23)),
+        conv("beside", two, (6, 0, 10), 5),
+        conv("fine cls", (6, 0, 33), (7, 0, 9), 1, relu=False),
+        conv("fine reg", (6, 0, 33), (9, 0, 34), 3, relu=False),
+        conv("coarse", four, (8, 0, 50), 3, relu=False),
+        conv("last cls", four, (10, 0, 21), 1, 2, relu=False),
+        conv("last reg", (8, 0, 50), (11, 0, 7), 3, 2, relu=False),
+    ]
+    outputs = [
+        {"cls": (7, 0, 9), "reg": (9, 2, 30), "stride": 4},
+        {"cls": (8, 0, 13), "reg": (8, 13, 37), "stride": 8},
+        {"cls": (10, 0, 21), "reg": (11, 0, 7), "stride": 16},
+    ]
+    assert two[0] == 2
+    return buffers, steps, outputs
+
+
+def interpret(graph: Graph, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs in float64: cls and reg of each level."""
+    count, height, width, _ = x.shape
+    maps = [np.full((count, height >> down, width >> down, channels), np.nan) for down, channels in graph[0]]
+    maps[0][...] = x
+    at = [lambda view, of=maps: of[view[0]][..., view[1] : view[1] + view[2]]][0]
+    for step in graph[1]:
+        source, out = at(step["input"]), at(step["output"])
+        if step["op"] == "conv":
+            residual = None if step["residual"] is None else at(step["residual"])
+            out[...] = reference.conv2d_bias_act(
+                source,
+                step["weight"].transpose(0, 2, 3, 1),
+                step["bias"],
+                stride=step["stride"],
+                padding=step["weight"].shape[2] // 2,
+                relu=step["relu"],
+                residual=residual,
+                residual_scale=step["residual_scale"],
+            )
+        elif step["op"] == "upsample":
+            for row, column in np.ndindex(2, 2):
+                tap = step["weight"][:, :, row, column].astype(np.float64)
+                out[:, row::2, column::2] = source @ tap + step["bias"]
+        else:
+            padded = np.pad(source, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-np.inf)
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
+            out[...] = windows.max(axis=(-2, -1))
+    return [at(level[kind]) for level in graph[2] for kind in ("cls", "reg")]
+
+
+def make(graph: Graph) -> Any:
+    return native().Engine(*graph)
+
+
+def picture(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, (*shape, 3)).astype(np.float32)
+
+
+def outputs_for(graph: Graph, x: np.ndarray, empty: Callable[..., np.ndarray] = np.empty) -> list[list[np.ndarray]]:
+    """Lists cls and reg."""
+    shape = x.shape
+    return [
+        [
+            empty((shape[0], shape[1] // level["stride"], shape[2] // level["stride"], level[kind][2]), np.float32)
+            for level in graph[2]
+        ]
+        for kind in ("cls", "reg")
+    ]
+
+
+def run(engine: Any, x: np.ndarray) -> list[np.ndarray]:
+    cls, reg = outputs_for(GRAPH, x)
+    engine.run(x, cls, reg)
+    return [level for pair in zip(cls, reg, strict=True) for level in pair]
+
+
+RTOL = 2e-5  # of the largest output, after some layers by Winograd
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=RTOL * np.abs(other).max())
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    return all(np.array_equal(bits(a), bits(b)) for a, b in zip(first, second, strict=True))
+
+
+GRAPH = graph()
+CONVOLUTIONS = [step["name"] for step in GRAPH[1] if step["op"] == "conv"]
