@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
     {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
+    {"lowering", "selection"},
     {"draw"},
     {"plots"},
-    {"results", "checkpoint", "weights", "engine", "prepare", "val_batches"},
+    {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},
+    {"compiled", "engines"},
     {"journal"},
     {"val_setup"},
     {"writer", "predict", "val_pipeline", "val_report"},
@@ -29,9 +31,10 @@ ROWS = [
 C_LAYERS = {
     "core": {"core"},
     "ops": {"core", "ops"},
-    "cpu": {"core", "ops", "cpu"},
+    "engine": {"core", "engine"},
+    "cpu": {"core", "ops", "engine", "cpu"},
     "cuda": {"core", "ops", "cuda"},
-    "bindings": {"core", "ops", "cpu", "cuda", "bindings"},
+    "bindings": {"core", "ops", "engine", "cpu", "cuda", "bindings"},
 }
 
 

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     LOGGER.setLevel(logging.INFO)
+    _begin_reading(words)
     try:
         mode, values = parse(words)
         return COMMANDS[mode](values)
@@ -129,7 +130,7 @@ def predict(values: dict[str, Any]) -> int:
     options = PredictOptions.of(**values)
     kept = [item.name for item in fields(options) if not item.metadata["ignored"] and item.name != "stream"]
     if options.verbose:
-        print(_headline())
+        print(_headline(model))
     detector = NAS(model)
     detector.fuse()
     if options.verbose:
@@ -165,7 +166,7 @@ def val(values: dict[str, Any]) -> int:
     # Before the weights are loaded, as for predict.
     options = ValOptions.of(**values)
     if options.verbose:
-        print(_headline())
+        print(_headline(model))
     detector = NAS(model)
     detector.fuse()
     if options.verbose:
@@ -198,17 +199,23 @@ def merge(values: dict[str, Any]) -> int:
 
 
 def info(values: dict[str, Any]) -> int:
-    from .checkpoint import load_model, read_checkpoint
-    from .info import model_info
-    from .weights import resolve_weights
+    from .compiled import CompiledFile, is_compiled, read_compiled
+    from .engines import Engines
+    from .info import compiled_info, model_info, print_plan
 
     if values.get("model") is None:
         raise UsageError("info needs model=FILE or model=yolo_nas_s")
-    detailed = flag("detailed", values.get("detailed", False))
-    size = None if values.get("imgsz") is None else image_size("imgsz", values["imgsz"])
-    path = resolve_weights(values["model"])
-    checkpoint = read_checkpoint(path)
+    detailed, plan = (flag(name, values.get(name, False)) for name in ("detailed", "plan"))
+    imgsz = None if values.get("imgsz") is None else image_size("imgsz", values["imgsz"])
+    path = Path(values["model"]).expanduser()
+    if not is_compiled(path):
+        from .checkpoint import Checkpoint, load_model, read_checkpoint
+        from .weights import resolve_weights
+
+        path = resolve_weights(values["model"])
+    checkpoint: CompiledFile | Checkpoint = read_compiled(path) if is_compiled(path) else read_checkpoint(path)
     preprocess = checkpoint.preprocess
+    size = imgsz or preprocess.size
     lines = {
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
         "kind": checkpoint.kind,
@@ -223,11 +230,15 @@ def info(values: dict[str, Any]) -> int:
         print(f"{name:<11} {line}")
     for note in checkpoint.notes:
         print(f"{'note':<11} {note}")
-    model_info(
-        load_model(checkpoint),
-        detailed=detailed,
-        imgsz=size or preprocess.size,
-    )
+    model: Any
+    if isinstance(checkpoint, CompiledFile):
+        model = checkpoint.network
+        compiled_info(model, imgsz=size)
+    else:
+        model = load_model(checkpoint)
+        model_info(model, detailed=detailed, imgsz=size)
+    if plan:
+        print_plan(Engines().native(model), size)
     return OK
 
 
@@ -275,7 +286,7 @@ def show_help(values: dict[str, Any]) -> int:
   yolonas predict model=yolo_nas_s.pt source=bus.jpg       detect objects in pictures, videos, folders, streams
   yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
   yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
-  yolonas info    model=FILE [detailed] [imgsz=640]        what a weights file holds
+  yolonas info    model=FILE [detailed] [imgsz=640] [plan] what a weights file holds; plan: the engine's steps, timed
   yolonas checks                                           versions, CPU kernels, devices
   yolonas version                                          the version
   yolonas help                                             this text
@@ -330,7 +341,7 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val_report import ReportOptions
 
         return tuple(item.name for item in fields(ReportOptions))
-    return {"info": ("model", "detailed", "imgsz")}.get(mode, ())
+    return {"info": ("model", "detailed", "imgsz", "plan")}.get(mode, ())
 
 
 def _join_equals(words: Sequence[str]) -> list[str]:
@@ -400,15 +411,28 @@ def _read_cfg(path: str) -> dict[str, Any]:
     return {str(key): value for key, value in content.items() if key not in ("task", "mode")}
 
 
-def _headline() -> str:
+def _begin_reading(words: Sequence[str]) -> None:
+    """A compiled model is read while the modules that use it are imported: half of such a start is imports."""
+    files = [word.removeprefix("model=") for word in words if word.startswith("model=")]
+    if files:
+        from .compiled import read_ahead
+
+        read_ahead(files[0])
+
+
+def _headline(model: Any) -> str:
     import platform
 
-    import torch
-
     from . import _native
+    from .compiled import is_compiled
 
+    with_torch = ""
+    if not is_compiled(model):  # such a file needs none, and starts faster without
+        import torch
+
+        with_torch = f"torch {torch.__version__}, "
     return (
-        f"yolonas {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"yolonas {__version__}, Python {platform.python_version()}, {with_torch}"
         f"{_native.build_info()['cpu_isa']} kernels"
     )
 

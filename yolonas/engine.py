@@ -1,20 +1,20 @@
 """Runs a network on a batch of prepared pictures: from the input tensor to detections in its pixels.
 
-`TorchEngine` runs the plain modules, fused, and hands the head outputs to the native decode and NMS. Other engines
-keep its interface.
+`TorchEngine` runs the plain modules, fused, and hands the head outputs to the native decode and NMS. `native_engine`
+has the other engine, with the same interface.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from . import ops
 from .config import DetectSettings
 from .nn import YoloNAS, fuse_
+from .selection import select_detections
 
 
 class TorchEngine:
@@ -22,7 +22,14 @@ class TorchEngine:
 
     The module is fused and moved in place when the engine is made, so no second copy of the weights exists. Only
     `half=True` runs on a copy, in float16: rounding the module's own weights could not be undone.
+
+    Attributes: `name`; `layout`, the axes of a picture that `heads` takes; `torch_boxes`, whether users get boxes as
+        torch tensors; `device`; `half`.
     """
+
+    name = "torch"
+    layout: Literal["chw", "hwc"] = "chw"
+    torch_boxes = True
 
     def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
         self.device = device
@@ -53,24 +60,8 @@ class TorchEngine:
         return [_channels_last(level) for level in cls], [_channels_last(level) for level in reg]
 
     def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
-        """Detections of each picture from head outputs: decode and NMS.
-
-        Returns:
-            Per picture float32 `(n, 6)` rows x1, y1, x2, y2, score, class in input pixels, best first.
-        """
-        candidates = ops.decode_candidates(
-            cls,
-            reg,
-            conf=settings.conf,
-            top_k=settings.top_k,
-            multi_label=settings.multi_label,
-            classes=settings.classes,
-            channels_last=True,
-        )
-        detections, counts = ops.nms_candidates(
-            candidates, iou=settings.iou, max_det=settings.max_det, agnostic=settings.agnostic
-        )
-        return [rows[:count].copy() for rows, count in zip(detections, counts, strict=True)]
+        """Detections of each picture from head outputs; see `select_detections`."""
+        return select_detections(cls, reg, settings)
 
 
 def choose_device(device: Any) -> torch.device:

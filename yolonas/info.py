@@ -1,4 +1,6 @@
-"""The size of a network in numbers: layers, parameters, gradients and the arithmetic of one forward pass."""
+"""The size of a network in numbers: layers, parameters, gradients and the arithmetic of one forward pass; and where the
+native engine spends its time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,11 @@ from .preprocess import check_size
 if TYPE_CHECKING:
     from torch import nn
 
+    from .compiled import CompiledNetwork
+    from .native_engine import NativeEngine
     from .nn import YoloNAS
+
+TIMED_ROUNDS = 10
 
 
 class Layer(NamedTuple):
@@ -33,9 +39,7 @@ def model_info(
     Raises:
         ValueError: `imgsz` is not a multiple of 32.
     """
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
-    check_size("imgsz", size)
-    layers = count_layers(model, size)
+    layers = count_layers(model, _sides(imgsz))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     gradients = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     gflops = sum(layer.flops for layer in layers) / 1e9
@@ -47,6 +51,44 @@ def model_info(
             f"{gradients:,} gradients, {gflops:.1f} GFLOPs"
         )
     return len(layers), parameters, gradients, gflops
+
+
+def compiled_info(
+    network: CompiledNetwork, verbose: bool = True, imgsz: int | tuple[int, int] = 640
+) -> tuple[int, int, int, float]:
+    """The same for a compiled file, from the native engine's steps. Without torch."""
+    steps = network.engine.plan(_sides(imgsz))
+    parameters = sum(step["parameters"] for step in steps)
+    gflops = sum(step["mflop"] for step in steps) / 1e3
+    if verbose:
+        print(
+            f"{network.variant.model_name.upper()} summary: {len(steps)} steps, {parameters:,} parameters, compiled, "
+            f"{gflops:.1f} GFLOPs"
+        )
+    return len(steps), parameters, 0, gflops
+
+
+def print_plan(engine: NativeEngine, imgsz: int | tuple[int, int]) -> None:
+    """Prints what the native engine does for one picture: the algorithm of each step, and its time, measured now."""
+    size = _sides(imgsz)
+    steps, times = engine.plan(size), engine.time_steps(size, TIMED_ROUNDS)
+    total = sum(times)
+    print(f"{'step':<46} {'algorithm':<12} {'output':<16} {'MFLOPs':>9} {'ms':>8} {'GFLOP/s':>8}")
+    for step, ms in zip(steps, times, strict=True):
+        shape = "x".join(map(str, step["output"]))
+        print(f"{step['name']:<46} {step['algorithm']:<12} {shape:<16} {step['mflop']:>9.1f} {ms:>8.3f}", end=" ")
+        print(f"{step['mflop'] / ms:>8.1f}" if step["mflop"] and ms else f"{'-':>8}")
+    mflop = sum(step["mflop"] for step in steps)
+    print(
+        f"{len(steps)} steps at {size[0]}x{size[1]}, {engine.describe()}: {total:.2f} ms, {mflop / total:.1f} GFLOP/s "
+        f"(arithmetic of the direct form; median of {TIMED_ROUNDS} rounds)"
+    )
+
+
+def _sides(imgsz: int | tuple[int, int]) -> tuple[int, int]:
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
+    check_size("imgsz", size)
+    return size
 
 
 def count_layers(model: YoloNAS, size: tuple[int, int]) -> list[Layer]:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import COCO_NAMES, VARIANTS, DetectSettings
+from .engines import Engines
 from .preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from .compiled import CompiledNetwork
+    from .engine import TorchEngine
     from .metrics import DetMetrics
+    from .native_engine import NativeEngine
     from .nn import YoloNAS
     from .predict import Predictor
     from .results import Results
@@ -32,15 +36,15 @@ class NAS:
     """A YOLO-NAS detector.
 
     Args:
-        model: a weights file of any kind that `checkpoint.read_checkpoint` knows; a name such as `yolo_nas_s`, which
-            is looked up (see `weights.resolve_weights`); or a `YoloNAS` module.
+        model: a weights file of any kind that `checkpoint.read_checkpoint` knows; a compiled file, see `save`; a name
+            such as `yolo_nas_s`, which is looked up (see `weights.resolve_weights`); or a `YoloNAS` module.
         task: only "detect".
         names: class names for a module: a list or a dict by number. Files have their own.
         verbose: True prints what was loaded.
 
     Attributes:
         model: the network, a `torch.nn.Module`. In eval mode `model(x)` with float `(N, 3, H, W)` gives
-            boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`.
+            boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`. Of a compiled file a `CompiledNetwork`.
         names: class names by number. preprocess: the input convention. settings: the thresholds that the file says.
         ckpt_path: the file, or None. predictor: the latest `predict` run, or None. metrics: of the latest `val` run.
 
@@ -64,7 +68,7 @@ class NAS:
         self.overrides: dict[str, Any] = {}
         self.predictor: Predictor | None = None
         self.metrics: DetMetrics | None = None
-        self._engine: Any = None
+        self._engines = Engines()
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {event: [] for event in EVENTS}
         if isinstance(model, str | os.PathLike):
             if names is not None:
@@ -102,7 +106,8 @@ class NAS:
         Raises:
             ValueError: an option is unknown or out of range. SourceError: the source cannot be opened.
 
-        The first call fuses the network in place, in float64; what it computes stays the same.
+        The first call fuses the network in place, in float64; what it computes stays the same. On a CPU the native
+        engine runs it, from a copy of the weights; `engine="torch"` runs the modules themselves.
         """
         from .predict import PredictOptions, Predictor, preprocess_of, settings_of
 
@@ -123,7 +128,7 @@ class NAS:
             names = names_of_yaml(chosen.data, len(names))
         preprocess = preprocess_of(chosen, self.preprocess)
         self.predictor = Predictor(
-            self._engine_for(chosen.device, half=chosen.quantize == "fp16"),
+            self._engine_for(chosen.device, half=chosen.quantize == "fp16", name=chosen.engine),
             preprocess,
             names,
             settings_of(chosen, self.settings),
@@ -160,7 +165,7 @@ class NAS:
             raise NotImplementedError("val: validator must be None; subclassing the validator is not supported")
         chosen = ValOptions.of(**{**self.overrides, **options})
         run = Validator(
-            self._engine_for(chosen.device, half=chosen.quantize == "fp16"),
+            self._engine_for(chosen.device, half=chosen.quantize == "fp16", name=chosen.engine),
             dict(self.names),
             self.preprocess,
             self._weights_digest(),
@@ -172,43 +177,85 @@ class NAS:
         return self.metrics
 
     def info(
-        self, detailed: bool = False, verbose: bool = True, imgsz: int | tuple[int, int] | None = None
+        self,
+        detailed: bool = False,
+        verbose: bool = True,
+        imgsz: int | tuple[int, int] | None = None,
+        plan: bool = False,
     ) -> tuple[int, int, int, float]:
-        """Prints and returns `(layers, parameters, gradients, GFLOPs)`; `imgsz` is by default the checkpoint's."""
-        from .info import model_info
+        """Prints and returns `(layers, parameters, gradients, GFLOPs)`; `imgsz` is by default the checkpoint's.
 
-        return model_info(self.model, detailed=detailed, verbose=verbose, imgsz=imgsz or self.preprocess.size)
+        `plan` prints and times the steps of the native engine besides, and fuses the network in place.
+        """
+        from .info import compiled_info, model_info, print_plan
+
+        size = imgsz or self.preprocess.size
+        if self._is_compiled:
+            numbers = compiled_info(self.model, verbose=verbose, imgsz=size)
+        else:
+            numbers = model_info(self.model, detailed=detailed, verbose=verbose, imgsz=size)
+        if plan:
+            print_plan(self._engines.native(self.model), size)
+        return numbers
 
     def fuse(self) -> NAS:
         """Folds branches and batch norms into the convolutions, in place and in float64; idempotent."""
-        from .nn import fuse_
+        if not self._is_compiled:
+            from .nn import fuse_
 
-        fuse_(self.model.eval())
+            fuse_(self.model.eval())
         return self
 
     def load(self, weights: str | os.PathLike[str] = "yolo_nas_s.pt") -> NAS:
         """Replaces the network by the one in a file; nothing in the file is executed."""
-        from .checkpoint import load_model, read_checkpoint
-        from .weights import resolve_weights
+        from .compiled import is_compiled, read_compiled
 
-        path = resolve_weights(weights)
+        if not is_compiled(weights):
+            from .weights import resolve_weights
+
+            weights = resolve_weights(weights)
+        path = Path(weights).expanduser()
+        self._engines = Engines()
+        if is_compiled(path):
+            compiled = read_compiled(path)
+            self.model: YoloNAS | CompiledNetwork = compiled.network
+            self.names, self.preprocess, self.settings = compiled.names, compiled.preprocess, compiled.settings
+            self.ckpt_path: Path | None = path
+            return self
+        from .checkpoint import load_model, read_checkpoint
+
         checkpoint = read_checkpoint(path)
         self.model = load_model(checkpoint)
         self.names = dict(checkpoint.names)
         self.preprocess = checkpoint.preprocess
         self.settings = checkpoint.settings
-        self.ckpt_path: Path | None = path
-        self._engine = None
+        self.ckpt_path = path
         for note in checkpoint.notes:
             LOGGER.info("%s: %s", path, note)
         return self
 
     def save(self, filename: str | os.PathLike[str] = "yolo_nas.safetensors") -> Path:
-        """Writes weights, class names, pre-processing and thresholds to one `.safetensors` file and returns its path.
+        """Writes weights, class names, pre-processing and thresholds to one file and returns its path.
 
-        The network is saved in its current form: after `predict` or `fuse` that is the fused one, which cannot be
-        trained.
+        `.safetensors`: the network in its current form; after `predict` or `fuse` that is the fused one, which cannot
+        be trained. `.yolonas`: compiled for the native engine, which starts without torch; this fuses the network.
         """
+        if Path(filename).suffix == ".yolonas":
+            from .compiled import write_compiled
+
+            return write_compiled(
+                filename,
+                self._engines.native(self.model),
+                self.model.variant,
+                names=self.names,
+                preprocess=self.preprocess,
+                settings=self.settings,
+            )
+        if self._is_compiled:
+            raise ValueError(
+                f"save: path must end in .yolonas for a compiled network, got {os.fspath(filename)!r}; "
+                "the checkpoint that it was made from can be saved as .safetensors"
+            )
         from .checkpoint import save_checkpoint
 
         return save_checkpoint(
@@ -217,17 +264,22 @@ class NAS:
 
     @property
     def device(self) -> Any:
-        """The torch device of the weights."""
+        """The torch device of the weights; of a compiled network what stands for it without torch."""
+        if self._is_compiled:
+            return self.model.engine.device
         return next(self.model.parameters()).device
 
     def to(self, device: Any) -> NAS:
         """Moves the network; later `predict` calls without `device=` use this one."""
+        if self._is_compiled:
+            self._engine_for(device, half=False, name=None)  # refuses what is not the CPU
+            return self
         from .engine import choose_device
 
         chosen = choose_device(device)
         self.model.to(chosen)
         self.overrides["device"] = str(chosen)
-        self._engine = None
+        self._engines = Engines()
         return self
 
     def cpu(self) -> NAS:
@@ -294,24 +346,21 @@ class NAS:
         self.settings = DetectSettings()
         self.ckpt_path = None
 
-    def _engine_for(self, device: Any, *, half: bool) -> Any:
-        from .engine import TorchEngine, choose_device
+    @property
+    def _is_compiled(self) -> bool:
+        return self.model.form == "compiled"
 
-        if device is None:
-            device = self.overrides.get("device")
-        keep = device is None and self._engine is not None
-        chosen = self._engine.device if keep else choose_device(device)
-        if half and chosen.type == "cpu":
-            LOGGER.warning("quantize='fp16' is for GPUs; running in fp32 on the CPU")
-            half = False
-        if self._engine is None or not self._engine.stands_for(self.model, chosen, half=half):
-            self._engine = TorchEngine(self.model, chosen, half=half)
-        return self._engine
+    def _engine_for(self, device: Any, *, half: bool, name: str | None) -> TorchEngine | NativeEngine:
+        return self._engines.choose(
+            self.model, self.overrides.get("device") if device is None else device, half=half, name=name
+        )
 
     def _weights_digest(self) -> str:
         """What tells these weights from others: the SHA-256 of the parameters, which may differ from their file's."""
         import hashlib
 
+        if self._is_compiled:
+            return hashlib.sha256(self.model.engine.native.serialize()).hexdigest()
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())

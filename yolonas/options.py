@@ -21,6 +21,9 @@ Check = Callable[[str, Any], Any]
 
 PROTOCOLS = ("sg", "ultralytics")  # whose pre-processing and thresholds
 
+ENGINES = ("native", "torch")  # what can run a network
+ENGINE_HELP = "'native': this library's own, on CPUs; 'torch': the plain modules (default: native on CPUs)"
+
 PRECISIONS = {
     **dict.fromkeys((32, "32", "fp32", "w32a32"), "fp32"),
     **dict.fromkeys((16, "16", "fp16", "w16a16"), "fp16"),

@@ -19,6 +19,8 @@ import numpy as np
 from .config import DetectSettings
 from .errors import SourceError
 from .options import (
+    ENGINE_HELP,
+    ENGINES,
     PROTOCOLS,
     anything,
     build,
@@ -33,12 +35,13 @@ from .options import (
     whole,
     with_quantize,
 )
-from .prepare import fill_from_picture, fill_from_planes
+from .prepare import fill_from_picture, fill_from_planes, input_shape
 from .preprocess import Geometry, Preprocess
 
 if TYPE_CHECKING:
     from .data.sources import Picture, Source
     from .engine import TorchEngine
+    from .native_engine import NativeEngine
     from .results import Results
     from .writer import RunWriter
 
@@ -62,6 +65,7 @@ class PredictOptions:
     )
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
     quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
     batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")
     max_det: int | None = option(
         None, whole(1, 100_000), "detections kept per picture (default: the checkpoint's, 300)"
@@ -139,7 +143,7 @@ class Predictor:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: TorchEngine | NativeEngine,
         preprocess: Preprocess,
         names: dict[int, str],
         settings: DetectSettings,
@@ -233,31 +237,31 @@ class Predictor:
         return None
 
     def _detect(self, group: list[tuple[Picture, Geometry]]) -> list[Results]:
-        import torch
-
         from .results import Results
 
         start = time.perf_counter()
-        batch = np.empty((len(group), 3, *group[0][1].frame), np.float32)
+        frame, layout = group[0][1].frame, self.engine.layout
+        batch = np.empty((len(group), *input_shape(frame, layout)), np.float32)
         for row, (picture, geometry) in zip(batch, group, strict=True):
             if picture.tensor is not None:
-                fill_from_planes(row, picture.tensor, self.preprocess)
+                fill_from_planes(row, picture.tensor, self.preprocess, layout)
             else:
                 assert picture.image is not None
-                fill_from_picture(row, picture.image, geometry, self.preprocess)
+                fill_from_picture(row, picture.image, geometry, self.preprocess, layout)
         prepared = time.perf_counter()
         heads = self.engine.heads(batch)
         inferred = time.perf_counter()
         results = []
         for (picture, geometry), rows in zip(group, self.engine.select(*heads, self.settings), strict=True):
             geometry.boxes_to_picture(rows)
-            results.append(Results(picture.image, picture.path, self.names, boxes=torch.from_numpy(rows)))
+            boxes = _as_tensor(rows) if self.engine.torch_boxes else rows
+            results.append(Results(picture.image, picture.path, self.names, boxes=boxes))
         spent = np.diff((start, prepared, inferred, time.perf_counter()))
         for result in results:
             result.speed = dict(zip(_STAGES, (1e3 * spent / len(group)).tolist(), strict=True))
         self._spent += spent
         self.seen += len(group)
-        self._input_shape = batch.shape
+        self._input_shape = (len(group), 3, *frame)
         return results
 
     def _report(self, writer: RunWriter | None) -> None:
@@ -306,6 +310,12 @@ def preprocess_of(options: PredictOptions, preprocess: Preprocess) -> Preprocess
     if options.rect is not None:
         preprocess = replace(preprocess, rect=options.rect)
     return preprocess
+
+
+def _as_tensor(rows: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(rows)
 
 
 def _writes(options: PredictOptions) -> bool:

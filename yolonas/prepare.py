@@ -9,11 +9,18 @@ import numpy as np
 from . import ops
 
 if TYPE_CHECKING:
-    from .preprocess import Geometry, Preprocess
+    from .preprocess import Geometry, Preprocess, Size
 
 
-def fill_from_picture(out: np.ndarray, picture: np.ndarray, geometry: Geometry, preprocess: Preprocess) -> None:
-    """Writes a `(H, W, 3)` uint8 BGR picture into `out`, float32 `(3, height, width)` of the geometry's frame."""
+def input_shape(frame: Size, layout: str) -> tuple[int, ...]:
+    """The shape of one picture in a (height, width) frame whose axes are "chw" or "hwc"."""
+    return (*frame, 3) if layout == "hwc" else (3, *frame)
+
+
+def fill_from_picture(
+    out: np.ndarray, picture: np.ndarray, geometry: Geometry, preprocess: Preprocess, layout: str = "chw"
+) -> None:
+    """Writes a `(H, W, 3)` uint8 BGR picture into `out`, float32 of the `input_shape` of the geometry's frame."""
     ops.letterbox(
         picture,
         frame=geometry.frame,
@@ -23,13 +30,14 @@ def fill_from_picture(out: np.ndarray, picture: np.ndarray, geometry: Geometry, 
         swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
         mean=preprocess.mean,
         divisor=preprocess.divisor,
+        layout=layout,
         out=out,
     )
 
 
-def fill_from_planes(out: np.ndarray, planes: np.ndarray, preprocess: Preprocess) -> None:
-    """Writes `(3, height, width)` float32 RGB in 0..1, already in the network's frame, into `out` of the same shape."""
+def fill_from_planes(out: np.ndarray, planes: np.ndarray, preprocess: Preprocess, layout: str = "chw") -> None:
+    """Writes `(3, height, width)` float32 RGB in 0..1, already in the network's frame, into `out`."""
     if preprocess.channels == "bgr":
         planes = planes[::-1]
     mean, divisor = (np.asarray(value, np.float32)[:, None, None] for value in (preprocess.mean, preprocess.divisor))
-    np.divide(planes * np.float32(255) - mean, divisor, out=out)
+    np.divide(planes * np.float32(255) - mean, divisor, out=out.transpose(2, 0, 1) if layout == "hwc" else out)

@@ -19,6 +19,8 @@ from . import __version__
 from .errors import SourceError
 from .journal import MAX_SHARDS, RUNNING, Journal, JournalError, Skipped, check_interrupted, interrupted_run, part_name
 from .options import (
+    ENGINE_HELP,
+    ENGINES,
     PROTOCOLS,
     anything,
     build,
@@ -42,6 +44,7 @@ from .val_setup import ValSetup, set_up
 if TYPE_CHECKING:
     from .engine import TorchEngine
     from .metrics import DetMetrics
+    from .native_engine import NativeEngine
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -98,6 +101,7 @@ class ValOptions(ReportOptions):
     agnostic_nms: bool = option(False, flag, "NMS across classes")
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
     quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 4)")
     shard: tuple[int, int] | None = option(None, _shard, "'i/n': only part i of n, to be joined by 'yolonas val merge'")
     resume: bool | str = option(False, _resume, "go on with the run that was interrupted; True or its folder")
@@ -135,7 +139,7 @@ class Validator:
         skipped: pictures that could not be used. setup: what was run.
     """
 
-    engine: TorchEngine
+    engine: TorchEngine | NativeEngine
     names: dict[int, str]
     preprocess: Preprocess
     weights: str  # what identifies the weights: a digest
@@ -208,6 +212,7 @@ class Validator:
                 "yolonas": __version__,
                 "weights": self.weights,
                 "device": self.engine.device.type,
+                "engine": self.engine.name,
                 **setup.fingerprint(),
             },
             "shard": list(self.options.shard or (1, 1)),

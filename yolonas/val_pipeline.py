@@ -17,7 +17,7 @@ import numpy as np
 from .background import Background
 from .errors import SourceError
 from .journal import Entry, Journal, JournalError, Skipped, read_entries
-from .prepare import fill_from_picture
+from .prepare import fill_from_picture, input_shape
 from .preprocess import Geometry, Size
 from .progress import Progress
 from .records import ImageRecord, rounded_detections
@@ -26,6 +26,7 @@ from .val_batches import in_frame
 if TYPE_CHECKING:
     from .engine import TorchEngine
     from .metrics import Evaluator
+    from .native_engine import NativeEngine
     from .val_setup import ValSetup
 
 LOGGER = logging.getLogger("yolonas")
@@ -37,7 +38,7 @@ class _Prepared:
 
     index: int
     path: str
-    planes: np.ndarray | None = None  # (3, H, W) float32
+    planes: np.ndarray | None = None  # (3, H, W) or (H, W, 3) float32, as the engine wants it
     geometry: Geometry | None = None
     error: str | None = None
     ms: tuple[float, float] = (0.0, 0.0)  # reading, letterbox
@@ -54,7 +55,7 @@ class Pipeline:
         skipped: those that could not be used.
     """
 
-    def __init__(self, setup: ValSetup, engine: TorchEngine, journal: Journal, evaluator: Evaluator):
+    def __init__(self, setup: ValSetup, engine: TorchEngine | NativeEngine, journal: Journal, evaluator: Evaluator):
         self.seen = 0
         self.skipped: list[Skipped] = []
         self._setup, self._engine, self._journal, self._evaluator = setup, engine, journal, evaluator
@@ -128,8 +129,9 @@ class Pipeline:
             read = time.perf_counter()
             _check_size(picture.shape[:2], self._setup.dataset.images[index].size)
             result.geometry = in_frame(preprocess.plan(*picture.shape[:2]), frame, preprocess)
-            planes = np.empty((3, *result.geometry.frame), np.float32)
-            fill_from_picture(planes, picture, result.geometry, preprocess)
+            layout = self._engine.layout
+            planes = np.empty(input_shape(result.geometry.frame, layout), np.float32)
+            fill_from_picture(planes, picture, result.geometry, preprocess, layout)
         except (SourceError, ValueError, MemoryError) as error:
             result.error = str(error) or type(error).__name__
             return result

@@ -1,0 +1,255 @@
+"""The network on a CPU against torch, torch.compile, ONNX Runtime, OpenVINO and ncnn: same weights, input, threads.
+
+All sides must first give the same results. Then they take turns, each in a process of its own.
+
+python bench/network.py [--save] [--rounds 9] [--isa avx2] [--cases s_640_1_2 ...] [--sides yolonas ncnn ...] [--reuse]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from network_files import OUTPUTS, Case, program, write
+from network_sides import AVX2, FOR_BATCHES, SIDES, Worker
+from timing import ROOT, compare, machine, save
+
+TOLERANCE = 1e-4  # of the largest value of an output
+CASES = {
+    f"{case.variant}_{case.size}_{case.batch}_{case.threads}": case
+    for case in (
+        Case("s"),
+        Case("m"),
+        Case("l"),
+        Case("s", size=320),
+        Case("m", batch=8),
+        Case("s", threads=1),
+        Case("m", threads=1),
+        Case("l", threads=1),
+    )
+}
+# What to reach: our time over the best peer's, and over OpenVINO's; our memory over OpenVINO's; threads: speed-up.
+AIMS = {
+    "s_640_1_2": {"best peer": 0.70, "OpenVINO": 0.66, "memory": 0.7},
+    "m_640_1_2": {"best peer": 0.72, "OpenVINO": 0.51},
+    "l_640_1_2": {"best peer": 0.75, "OpenVINO": 0.50},
+    "s_320_1_2": {"best peer": 0.70},
+    "m_640_8_2": {"best peer": 1 / 1.4},
+}
+AIM_THREADS = 1.85
+# Multiplications over those of the direct form.
+WORK = {"winograd43": 36 / 144, "winograd_s2": 81 / 144}
+
+
+def run_case(case: Case, folder: Path, sides: list[str], shim: Path | None, rounds: int) -> dict[str, Any]:
+    """Times of the sides that run here and are right, and why the others are not there."""
+    with np.load(case.path(folder, "reference.npz")) as file:
+        reference = [file[name] for name in OUTPUTS]
+    row: dict[str, Any] = {
+        "case": case.name,
+        "gflop": round(json.loads(case.path(folder, "json").read_text())["gflop"], 2),
+        **{name: {} for name in ("about", "difference", "peak_mb", "missing")},
+    }
+    workers: dict[str, Worker] = {}
+    try:
+        for side in sides:
+            try:
+                worker = Worker(side, case, folder, shim)
+            except RuntimeError as error:
+                row["missing"][side] = str(error)
+                continue
+            workers[side] = worker
+            difference = max(
+                float(np.abs(ours - right).max() / np.abs(right).max())
+                for ours, right in zip(worker.ask("read"), reference, strict=True)
+            )
+            row["about"][side], row["difference"][side] = worker.about, difference
+            if not difference <= TOLERANCE:
+                row["missing"][side] = f"wrong results: relative difference {difference:.1e}"
+                workers.pop(side).close()
+        if workers:
+            first = next(iter(workers.values()))
+            row["call_ms"] = round(compare({"nothing": lambda: first.ask("nothing")})["nothing"]["median_ms"], 3)
+            row["times"] = compare({side: worker.run for side, worker in workers.items()}, rounds=rounds)
+        for side, worker in workers.items():
+            row["peak_mb"][side] = worker.ask("peak_mb")
+        if "yolonas" in workers and case.batch == 1:
+            row["layers"] = workers["yolonas"].ask("layers")
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return row
+
+
+def ratios(key: str, row: dict[str, Any], aims: dict[str, float]) -> list[dict[str, Any]]:
+    """Our figures over the peers', beside what was to be reached."""
+    times = {side: value["median_ms"] for side, value in row.get("times", {}).items()}
+    peers = {side: value for side, value in times.items() if side != "yolonas"}
+    if "yolonas" not in times or not peers:
+        return []
+    best = min(peers, key=peers.__getitem__)
+    found = [("best peer", best, times["yolonas"] / peers[best])]
+    if "OpenVINO" in peers:
+        found.append(("OpenVINO", "OpenVINO", times["yolonas"] / peers["OpenVINO"]))
+        memory = row["peak_mb"]
+        if "memory" in aims and memory["yolonas"]:
+            found.append(("memory", "OpenVINO", memory["yolonas"] / memory["OpenVINO"]))
+    return [
+        {"case": key, "what": what, "peer": peer, "ratio": round(ratio, 3), "aim": aims.get(what)}
+        for what, peer, ratio in found
+    ]
+
+
+def speed_ups(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One thread's time over two threads', per side."""
+    found = []
+    for key, row in rows.items():
+        alone = rows.get(key.removesuffix("_2") + "_1") if key.endswith("_2") else None
+        for side, times in row.get("times", {}).items():
+            if alone is not None and side in alone.get("times", {}):
+                ratio = alone["times"][side]["median_ms"] / times["median_ms"]
+                aim = AIM_THREADS if side == "yolonas" else None
+                found.append({"case": key, "side": side, "ratio": round(ratio, 3), "aim": aim})
+    return found
+
+
+def layer_table(layers: list[dict[str, Any]], peak: float | None) -> list[dict[str, Any]]:
+    """Adds GFLOP/s as of the direct form, and the share of the peak that the multiplications really done are."""
+    for layer in layers:
+        rate = layer["mflop"] / layer["ms"] if layer["ms"] else 0.0
+        layer["gflops"] = round(rate, 1)
+        layer["share"] = round(rate * WORK.get(layer["algorithm"], 1.0) / peak, 3) if peak else None
+        layer["ms"] = round(layer["ms"], 4)
+    return layers
+
+
+def print_case(key: str, row: dict[str, Any], peak: float | None) -> None:
+    print(f"\n{row['case']} ({key}): {row['gflop']:.1f} GFLOP as a direct convolution counts them")
+    for side, times in row.get("times", {}).items():
+        rate = row["gflop"] / times["median_ms"] * 1e3
+        share = f", {rate / peak:4.0%} of peak" if peak else ""
+        memory = row["peak_mb"][side]
+        print(
+            f"  {side:<17} {times['median_ms']:8.1f} ms ({times['min_ms']:.1f} to {times['max_ms']:.1f})"
+            f" {rate:6.0f} GFLOP/s{share}   difference {row['difference'][side]:.0e}"
+            f"{f'   {memory:.0f} MB' if memory else ''}   {row['about'][side]}"
+        )
+    for side, reason in row["missing"].items():
+        print(f"  {side:<17} not timed: {reason}")
+    sys.stdout.flush()
+
+
+def print_layers(key: str, layers: list[dict[str, Any]]) -> None:
+    slow = sorted((layer for layer in layers if layer["mflop"]), key=lambda layer: layer["share"] or 0)[:10]
+    print(f"\n{key}: the ten layers with the smallest share of the peak")
+    for layer in slow:
+        share = "" if layer["share"] is None else f"{layer['share']:.0%} of peak"
+        print(
+            f"  {layer['name']:<45} {layer['algorithm']:<12} {layer['ms']:7.3f} ms"
+            f" {layer['gflops']:6.0f} GFLOP/s {share}"
+        )
+
+
+def print_ratios(found: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> None:
+    if found or speeds:
+        print()
+    for line in found:
+        aim = f", aim {line['aim']:.2f}" if line["aim"] else ""
+        what = (
+            "memory over"
+            if line["what"] == "memory"
+            else "time over best peer,"
+            if line["what"] == "best peer"
+            else "time over"
+        )
+        print(f"  {line['case']:<10} {what} {line['peer']}: {line['ratio']:.2f}{aim}")
+    for line in speeds:
+        aim = f", aim {line['aim']:.2f}" if line["aim"] else ""
+        print(f"  {line['case']:<10} {line['side']}, one thread to two: {line['ratio']:.2f} x{aim}")
+
+
+def fma_peaks(folder: Path, isa: str) -> dict[int, float]:
+    """GFLOP/s that one and two threads can reach, by measurement; empty where the program cannot be built."""
+    path = program("fma_peak.cpp", folder, "-pthread") if isa in ("avx2", "avx512") else None
+    if path is None:
+        return {}
+    return {threads: float(subprocess.check_output([path, isa, str(threads)])) for threads in (1, 2)}
+
+
+def working_shim(folder: Path) -> Path | None:
+    """The library that hides AVX-512, where this processor lets it."""
+    path = program("hide_avx512.cpp", folder, "-shared", "-fPIC")
+    if path is None:
+        return None
+    code = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).hide_avx512())"
+    return path if subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0 else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--save", action="store_true", help="write bench/results/network.json (network_ISA.json)")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--isa", choices=("avx2",), help="hold all sides to these instructions")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "network", help="for the networks' files")
+    parser.add_argument("--reuse", action="store_true", help="take the peers' files of an earlier run")
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    shim = None
+    if arguments.isa == "avx2":
+        os.environ.update(AVX2)
+        shim = working_shim(folder)
+        if shim is None:
+            print("cannot hide AVX-512 here: ONNX Runtime, OpenVINO and ncnn use what the processor has")
+
+    from yolonas import _native
+
+    isa = _native.build_info()["cpu_isa"]
+    peaks = fma_peaks(folder, isa)
+    rows: dict[str, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
+    for key in arguments.cases:
+        case = CASES[key]
+        wanted = [side for side in arguments.sides if case.batch > 1 or side not in FOR_BATCHES]
+        formats = dict.fromkeys(("reference", *(name for side in wanted for name in SIDES[side][1])))
+        failed = write(case, folder, formats, reuse=arguments.reuse)
+        if "reference" in failed:
+            sys.exit(f"cannot make the reference: {failed['reference']}")
+        without = {side: failed[name] for side in wanted for name in SIDES[side][1] if name in failed}
+        sides = [side for side in wanted if side not in without]
+        row = rows[key] = run_case(case, folder, sides, shim, arguments.rounds)
+        row["missing"] |= without
+        peak = peaks.get(case.threads)
+        if row.get("layers"):
+            row["layers"] = layer_table(row["layers"], peak)
+        print_case(key, row, peak)
+        if row.get("layers"):
+            print_layers(key, row["layers"])
+        found += ratios(key, row, AIMS.get(key, {}))
+    peaks = {threads: max(value, fma_peaks(folder, isa)[threads]) for threads, value in peaks.items()}
+    speeds = speed_ups(rows)
+    print_ratios(found, speeds)
+    if arguments.save:
+        result = {
+            "machine": machine(),
+            "command": " ".join(["python", "bench/network.py", *sys.argv[1:]]),
+            "all_sides_on": arguments.isa if shim else None,
+            "peak_gflops": peaks,
+            "ratios": found,
+            "one_thread_to_two": speeds,
+            "rows": rows,
+        }
+        print(f"saved {save(f'network_{arguments.isa}' if arguments.isa else 'network', result)}")
+
+
+if __name__ == "__main__":
+    main()

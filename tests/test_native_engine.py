@@ -1,0 +1,300 @@
+"""The native engine beside the plain modules: heads, boxes and scores, the drivers, and weights that change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_recipe import fill_, make_input
+from harness import ISAS, bits, runs_here, using_isa, using_threads
+from val_data import NAMES, write_data
+
+from yolonas import NAS, ops
+from yolonas.config import VARIANTS
+from yolonas.engine import TorchEngine
+from yolonas.engines import Engines
+from yolonas.native_engine import CpuDevice, NativeEngine
+from yolonas.nn import YoloNAS, fuse_
+
+GOLDENS = ["s_320x320", "s_256x384", "s_640x640", "m_320x320", "l_320x320"]
+CPU = torch.device("cpu")
+QUICK: dict[str, Any] = {"imgsz": 64, "conf": 0.5, "verbose": False}
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    if not runs_here(request.param):
+        pytest.skip(f"this processor or build cannot run {request.param}")
+    with using_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def network(request: pytest.FixtureRequest) -> YoloNAS:
+    return fuse_(fill_(YoloNAS(request.param, num_classes=5)).eval())
+
+
+@pytest.fixture(scope="module")
+def small() -> YoloNAS:
+    return fuse_(fill_(YoloNAS("s", num_classes=3)).eval())
+
+
+@pytest.fixture
+def detector() -> NAS:
+    """With weights of its own, which the test may change."""
+    return NAS(fill_(YoloNAS("s", num_classes=3)).eval(), names=NAMES)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (90, 120, 3), np.uint8)
+
+
+def random_batch(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def assert_close_boxes(boxes: np.ndarray, expected: np.ndarray, rtol: float) -> None:
+    """Relative to the box's larger side or, for boxes around the origin, to the coordinates."""
+    sides = expected[..., 2:] - expected[..., :2]
+    scale = np.maximum(np.abs(expected), sides.max(-1, keepdims=True))
+    assert (np.abs(boxes - expected) <= rtol * scale).all()
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GOLDENS)
+def test_boxes_and_scores_equal_golden(name: str, isa: str, shared: Path) -> None:
+    variant, size = name.split("_")
+    height, width = map(int, size.split("x"))
+    with np.load(shared / "reference" / f"goldens_{name}.npz") as file:
+        golden = dict(file)
+    engine = NativeEngine.of_module(fill_(YoloNAS(variant)).eval())
+    x = make_input(0, (1, 3, height, width)).transpose(0, 2, 3, 1)
+    boxes, scores = ops.decode(*engine.heads(np.ascontiguousarray(x)), channels_last=True)
+    if "boxes" in golden:
+        expected = golden["boxes"], golden["scores"]
+        boxes, scores = boxes[0], scores[0]
+    else:
+        expected = golden["boxes_sub"], golden["scores_sub"]
+        boxes, scores = boxes[0, golden["sub_index"]], scores[0, golden["sub_index"]]
+    assert_close_boxes(boxes, expected[0], rtol=1e-4)
+    np.testing.assert_allclose(scores, expected[1], rtol=1e-4)
+
+
+def test_heads_equal_those_of_the_modules(network: YoloNAS, isa: str) -> None:
+    """Two pictures whose maps end in the middle of every tile: 3x5 cells at the coarsest level."""
+    x = random_batch(2, 96, 160, 3)
+    found = NativeEngine.of_module(network).heads(x)
+    with torch.inference_mode():
+        expected = network.forward_heads(torch.from_numpy(x).permute(0, 3, 1, 2))
+    for kind, modules in zip(found, expected, strict=True):
+        for level, module in zip(kind, modules, strict=True):
+            wanted = module.permute(0, 2, 3, 1).numpy()
+            assert level.shape == wanted.shape
+            assert np.abs(level - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_results_do_not_depend_on_threads_or_batch(small: YoloNAS) -> None:
+    engine = NativeEngine.of_module(small)
+    x = random_batch(3, 64, 96, 3)
+    cls, reg = engine.heads(x)
+    for count in (1, 2, 3):
+        with using_threads(count):
+            for index in range(3):
+                alone = engine.heads(x[index : index + 1])
+                for level, other in zip([*cls, *reg], [*alone[0], *alone[1]], strict=True):
+                    assert np.array_equal(bits(level[index]), bits(other[0]))
+
+
+def test_many_threads_may_run_one_engine(small: YoloNAS) -> None:
+    engine = NativeEngine.of_module(small)
+    sizes = [(32, 64), (64, 64), (96, 32)]
+    inputs = [random_batch(1, *size, 3, seed=number) for number, size in enumerate(sizes)]
+    expected = [engine.heads(x) for x in inputs]
+    wrong: list[int] = []
+
+    def run(number: int) -> None:
+        for turn in range(6):
+            which = (number + turn) % len(inputs)
+            found = engine.heads(inputs[which])
+            pairs = zip([*found[0], *found[1]], [*expected[which][0], *expected[which][1]], strict=True)
+            if not all(np.array_equal(bits(one), bits(other)) for one, other in pairs):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "text"),
+    [
+        (np.zeros((1, 3, 64, 64), np.float32), ValueError, "3"),
+        (np.zeros((64, 64, 3), np.float32), ValueError, r"shape \(N, H, W, 3\), got \(64, 64, 3\)"),
+        (np.zeros((1, 64, 100, 3), np.float32), ValueError, "32"),
+        (np.zeros((0, 64, 64, 3), np.float32), ValueError, "batch must have at least one picture, got 0"),
+        (np.zeros((1, 0, 64, 3), np.float32), ValueError, "32"),
+        (np.zeros((1, 64, 64, 3), np.float64), TypeError, "float32"),
+        (np.zeros((1, 64, 64, 3), np.uint8), TypeError, "float32"),
+        (np.full((1, 64, 64, 3), np.nan, np.float32), ValueError, "finite"),
+        (np.zeros((1, 64, 128, 3), np.float32)[:, :, ::2], ValueError, "contiguous"),
+    ],
+)
+def test_wrong_inputs_are_refused(small: YoloNAS, x: np.ndarray, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        NativeEngine.of_module(small).heads(x)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    network = fuse_(YoloNAS("s", num_classes=2).eval())
+    network.neck.neck1.conv.conv.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"weight of step 'neck\.neck1\.conv' must be finite"):
+        NativeEngine.of_module(network)
+
+
+# --- weights that change ---
+
+
+def stands(engine: NativeEngine, model: YoloNAS) -> bool:
+    return engine.stands_for(model, CPU, half=False)
+
+
+def test_an_engine_stands_for_its_module_as_long_as_the_weights_stay(detector: NAS) -> None:
+    engine = NativeEngine.of_module(detector.model)
+    assert stands(engine, detector.model)
+    assert engine.stands_for(detector.model, CpuDevice(), half=False)
+    assert not engine.stands_for(detector.model, CPU, half=True)
+    assert not engine.stands_for(detector.model, torch.device("cuda"), half=False)
+    assert not stands(engine, fuse_(YoloNAS("s", num_classes=3).eval()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.heads.head1.cls_pred.weight.add_(0.1),
+        lambda model: model.heads.head1.cls_pred.bias.data.add_(0.1),  # which torch does not count
+        lambda model: model.neck.neck1.blocks.bottlenecks[0].alpha.data.add_(0.1),
+        lambda model: model.load_state_dict({key: 2 * value for key, value in model.state_dict().items()}),
+        lambda model: setattr(model.neck.neck1.conv.conv, "weight", torch.nn.Parameter(torch.ones(192, 768, 1, 1))),
+        lambda model: model.half(),
+    ],
+    ids=["in-place", "data", "alpha", "state-dict", "replaced", "half"],
+)
+def test_changed_weights_are_noticed(detector: NAS, picture: np.ndarray, change: Any) -> None:
+    detector.fuse()
+    engine = NativeEngine.of_module(detector.model)
+    with torch.no_grad():
+        change(detector.model)
+    assert not stands(engine, detector.model)
+
+
+def test_predict_uses_the_present_weights(detector: NAS, picture: np.ndarray) -> None:
+    assert len(detector.predict(picture, engine="native", **QUICK)[0]) > 0
+    with torch.no_grad():
+        for head in (detector.model.heads.head1, detector.model.heads.head2, detector.model.heads.head3):
+            head.cls_pred.bias.fill_(-30.0)
+    assert len(detector.predict(picture, engine="native", **QUICK)[0]) == 0
+
+
+# --- the drivers ---
+
+
+def test_both_engines_detect_the_same(detector: NAS, picture: np.ndarray) -> None:
+    native = detector.predict(picture, engine="native", **QUICK)[0]
+    modules = detector.predict(picture, engine="torch", **QUICK)[0]
+    assert len(native) > 5
+    assert isinstance(native.boxes.data, torch.Tensor)
+    torch.testing.assert_close(native.boxes.data, modules.boxes.data, rtol=1e-4, atol=2e-2)
+    assert torch.equal(detector.predict(picture, engine="native", **QUICK)[0].boxes.data, native.boxes.data)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_tensors_go_into_both_engines_the_same_way(detector: NAS, channels: Any) -> None:
+    from dataclasses import replace
+
+    detector.preprocess = replace(
+        detector.preprocess, channels=channels, mean=(10.0, 20.0, 30.0), divisor=(200.0, 100.0, 50.0)
+    )
+    x = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    native, modules = (detector.predict(x, engine=engine, conf=0.5, verbose=False) for engine in ("native", "torch"))
+    for one, other in zip(native, modules, strict=True):
+        torch.testing.assert_close(one.boxes.data, other.boxes.data, rtol=1e-4, atol=2e-2)
+
+
+def test_the_printed_shape_is_that_of_the_network(
+    detector: NAS, picture: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector.predict(picture, engine="native", imgsz=(64, 96), conf=0.5)
+    out = capsys.readouterr().out
+    assert "64x96" in out
+    assert "at shape (1, 3, 64, 96)" in out
+
+
+def test_val_gives_the_same_numbers_with_both_engines(
+    detector: NAS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yaml = write_data(tmp_path / "data", detector, pictures=6)
+    options: dict[str, Any] = {"data": str(yaml), "imgsz": 64, "batch": 2, "plots": False, "verbose": False}
+    native, modules = (detector.val(engine=engine, **options) for engine in ("native", "torch"))
+    assert native.box.map > 0.1
+    assert native.box.map == pytest.approx(modules.box.map, abs=2e-3)
+    assert native.box.map50 == pytest.approx(modules.box.map50, abs=2e-3)
+
+
+def test_plan_and_its_table(small: YoloNAS, capsys: pytest.CaptureFixture[str]) -> None:
+    detector = NAS(small, names=NAMES)
+    engine = NativeEngine.of_module(small)
+    steps = engine.plan((64, 96))
+    assert steps[0]["name"] == "backbone.stem.conv"
+    assert steps[0]["output"] == (32, 48, 48)
+    detector.info(imgsz=(64, 96), plan=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert "YOLO_NAS_S summary" in lines[0]
+    assert lines[1].split() == ["step", "algorithm", "output", "MFLOPs", "ms", "GFLOP/s"]
+    assert len(lines) == 2 + len(steps) + 1
+    assert lines[-1].startswith(f"{len(steps)} steps at 64x96, ")
+    _, parameters, _, gflops = detector.info(imgsz=(64, 96), verbose=False)
+    scalars = sum(name.endswith(".alpha") for name, _ in small.named_parameters())
+    assert sum(step["parameters"] for step in steps) == parameters - scalars
+    assert sum(step["mflop"] for step in steps) / 1e3 == pytest.approx(gflops, rel=1e-6)
+
+
+# --- which engine ---
+
+
+def test_what_users_say_decides_about_the_engine(small: YoloNAS, caplog: pytest.LogCaptureFixture) -> None:
+    engines = Engines()
+    choose = {"device": None, "half": False, "name": None}
+    native = engines.choose(small, **{**choose, "name": "native"})
+    modules = engines.choose(small, **{**choose, "device": "cpu", "name": "torch"})
+    assert isinstance(native, NativeEngine)
+    assert isinstance(modules, TorchEngine)
+    assert engines.choose(small, **{**choose, "device": "cpu", "name": "native"}).name == "native"
+    assert engines.choose(small, **{**choose, "name": "native", "half": True}).name == "native"
+    assert "running in fp32 on the CPU" in caplog.text
+    # Both are kept: going back and forth makes none again.
+    again = engines.choose(small, **{**choose, "name": "native"})
+    assert engines.choose(small, **{**choose, "name": "torch"}) is modules
+    assert engines.choose(small, **{**choose, "name": "native"}) is again
+
+
+def test_the_native_engine_is_for_cpus(small: YoloNAS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolonas.engine.choose_device", lambda device: torch.device("cuda:0"))
+    with pytest.raises(ValueError, match=r"engine 'native' runs on the CPU, got device cuda:0; use device='cpu' or "):
+        Engines().choose(small, "cuda:0", half=False, name="native")
+
+
+def test_unknown_engines_are_refused(small: YoloNAS, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="engine must be one of 'native', 'torch', got 'onnx'"):
+        NAS(small).predict(picture, engine="onnx")

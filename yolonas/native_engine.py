@@ -1,0 +1,149 @@
+"""Runs a network by the native engine on the CPU. Needs no torch, but for making an engine from a module."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from . import _native
+from .config import REG_MAX, STRIDES
+from .selection import select_detections
+
+if TYPE_CHECKING:
+    import torch
+
+    from .config import DetectSettings
+    from .lowering import Graph
+    from .nn import YoloNAS
+
+
+class CpuDevice(NamedTuple):
+    """What `torch.device("cpu")` says, without torch."""
+
+    type: str = "cpu"
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.type
+
+
+class NativeEngine:
+    """A YoloNAS network in the native engine: see `TorchEngine`, whose interface it has.
+
+    It copies the weights, and notices when those of the module it was made from have changed: `stands_for`. Any number
+    of threads may use it at once.
+
+    Args:
+        native: a `_cpu.Engine`. num_classes: its class outputs.
+
+    Attributes: besides those of `TorchEngine`, `native` and `num_classes`.
+    """
+
+    name = "native"
+    layout: Literal["chw", "hwc"] = "hwc"
+    half = False
+    device = CpuDevice()
+
+    def __init__(self, native: Any, num_classes: int, *, torch_boxes: bool = False):
+        self.native = native
+        self.num_classes = num_classes
+        self.torch_boxes = torch_boxes
+        self._source: YoloNAS | None = None
+        self._state: tuple[Any, ...] = ()
+
+    @classmethod
+    def of_module(cls, model: YoloNAS) -> NativeEngine:
+        """An engine with the weights of a module, which is fused and moved to the CPU in place, as `TorchEngine` does.
+
+        Raises:
+            ValueError: weights that are not finite.
+        """
+        import torch
+
+        from .lowering import lower
+        from .nn import fuse_
+
+        fuse_(model.eval()).to(device="cpu", dtype=torch.float32)
+        engine = cls(native_of_graph(lower(model)), model.num_classes, torch_boxes=True)
+        engine._source, engine._state = model, _state(model)
+        return engine
+
+    def stands_for(self, model: YoloNAS, device: Any, *, half: bool) -> bool:
+        """Whether an engine for these arguments would be the same: the weights may have been changed since."""
+        return self._source is model and device.type == "cpu" and not half and self._state == _state(model)
+
+    def heads(self, batch: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Class and box logits per level, channels last: float32 `(N, h, w, K)` and `(N, h, w, 68)`.
+
+        Args:
+            batch: float32 `(N, H, W, 3)`, prepared as the checkpoint's `Preprocess` says, sides multiples of 32.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
+        """
+        if batch.ndim != 4:
+            raise ValueError(f"engine: x must have shape (N, H, W, 3), got {batch.shape}")
+        count, height, width, _ = batch.shape
+        cls, reg = (
+            [np.empty((count, height // stride, width // stride, channels), np.float32) for stride in STRIDES]
+            for channels in (self.num_classes, 4 * (REG_MAX + 1))
+        )
+        self.native.run(batch, cls, reg)
+        return cls, reg
+
+    def plan(self, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """What is run for one picture of `size` (height, width): a dict per step with `name`, `op`, `algorithm`,
+        `output` (height, width, channels), `mflop` (of the direct form) and `parameters`.
+        """
+        return [_step(step) for step in self.native.plan(*size, 1)]
+
+    def time_steps(self, size: tuple[int, int], rounds: int) -> list[float]:
+        """Milliseconds of each step of `plan`, the median of some rounds, measured now."""
+        x = np.random.default_rng(0).random((1, *size, 3), np.float32)
+        return list(self.native.time_steps(x, rounds))
+
+    def describe(self) -> str:
+        """What it runs on, in words."""
+        native = _native.cpu()
+        threads = native.num_threads()
+        return f"{native.isa()} kernels, {threads} thread{'s' * (threads != 1)}"
+
+    def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
+        """Detections of each picture from head outputs; see `select_detections`."""
+        return select_detections(cls, reg, settings)
+
+
+def _step(step: dict[str, Any]) -> dict[str, Any]:
+    """A step of the native plan, with the number of its parameters."""
+    taps = 0 if step["op"] == "max_pool5" else step["kernel"] ** 2
+    inputs, outputs = step["input"][2], step["output"][2]
+    return {**step, "parameters": outputs * (inputs * taps + 1) if taps else 0}
+
+
+def native_of_graph(graph: Graph) -> Any:
+    """The `_cpu.Engine` of a lowered network."""
+    return _native.cpu().Engine(graph.buffers, graph.steps, graph.outputs)
+
+
+def _state(model: YoloNAS) -> tuple[Any, ...]:
+    """What tells whether the weights are still the same, in much less time than it takes to read them.
+
+    Where the tensors are, how often torch has seen them change, and the values of the short ones: `tensor.data` can be
+    written to without torch noticing.
+    """
+    parameters = list(model.parameters())
+    return (
+        model.form,
+        *((parameter.data_ptr(), parameter.dtype, _version(parameter)) for parameter in parameters),
+        *(zlib.crc32(parameter.detach().numpy()) for parameter in parameters if _is_short(parameter)),
+    )
+
+
+def _is_short(parameter: torch.Tensor) -> bool:
+    return parameter.ndim == 1 and str(parameter.device) == "cpu" and str(parameter.dtype) == "torch.float32"
+
+
+def _version(parameter: torch.Tensor) -> int:
+    return -1 if parameter.is_inference() else parameter._version
