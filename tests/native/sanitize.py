@@ -19,7 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitize"
 SITE = BUILD / "site"  # what PYTHONPATH points to
-TESTS = ("tests/ops", "tests/native/test_dispatch.py", "tests/native/test_threads.py", "tests/test_harness.py")
+TESTS = (
+    *("tests/ops", "tests/native/test_dispatch.py", "tests/native/test_threads.py", "tests/test_harness.py"),
+    *("tests/native/test_engine.py", "tests/native/test_engine_errors.py"),
+)
 
 
 def build() -> Path:
