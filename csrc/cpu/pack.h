@@ -6,27 +6,12 @@
 
 namespace yolonas::cpu {
 
-// [blocks][kh][kw][C][block]: conv2d_direct_f32, and conv2d_pointwise_f32 with kh = kw = 1.
+// [blocks][kh][kw][C][block]: conv2d_direct_f32, conv2d_pointwise_f32 (kh = kw = 1), the Winograd kernels (kh = kw =
+// 3).
 std::int64_t pack_direct_floats(std::int64_t out_c, std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t in_c,
                                 std::int64_t block);
 void pack_direct(const float* weight, std::int64_t out_c, std::int64_t kernel_h, std::int64_t kernel_w,
                  std::int64_t in_c, std::int64_t block, float* packed);
-
-// The Winograd kernels read the same layout (kh = kw = 3): one packed copy serves every algorithm.
-inline std::int64_t pack_winograd43_floats(std::int64_t out_c, std::int64_t in_c, std::int64_t block) {
-  return pack_direct_floats(out_c, 3, 3, in_c, block);
-}
-inline void pack_winograd43(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t block,
-                            float* packed) {
-  pack_direct(weight, out_c, 3, 3, in_c, block, packed);
-}
-inline std::int64_t pack_winograd_s2_floats(std::int64_t out_c, std::int64_t in_c, std::int64_t block) {
-  return pack_direct_floats(out_c, 3, 3, in_c, block);
-}
-inline void pack_winograd_s2(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t block,
-                             float* packed) {
-  pack_direct(weight, out_c, 3, 3, in_c, block, packed);
-}
 
 // Estimate of the float32 error of a Winograd convolution: of its worst output channel, as a root mean square relative
 // to that of the channel's outputs, for independent inputs. Infinity for weights that are not finite, or so large

@@ -39,10 +39,6 @@ class Instances:
     truths: list[Truth]  # of each picture, in pixels
     problems: list[Problem]
 
-    def crowds(self) -> int:
-        """Number of crowd regions."""
-        return sum(int(truth.crowd.sum()) for truth in self.truths)
-
 
 def read_instances(file: Path, where: str | None = None) -> Instances:
     """Reads an instances file; `where` is what problems call it.
