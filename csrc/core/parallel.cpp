@@ -91,6 +91,7 @@ std::atomic<int>& thread_limit() noexcept {
 }
 
 thread_local bool inside_parallel = false;
+thread_local int own_worker_index = 0;
 
 void pause() noexcept {
 #if defined(__x86_64__)
@@ -133,7 +134,7 @@ class Pool {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner.owns_lock()) return false;
     try {
-      for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+      for (; workers_ < threads - 1; ++workers_) std::thread([this, index = workers_ + 1] { work(index); }).detach();
     } catch (...) {
       // No more threads to be had: go on with those that exist.
     }
@@ -178,7 +179,8 @@ class Pool {
     inside_parallel = false;
   }
 
-  void work() noexcept {
+  void work(int index) noexcept {
+    own_worker_index = index;
     std::uint64_t seen = 0;  // the last generation that this worker took part in
     const auto seat_free = [&] {
       const std::uint64_t state = state_.load();
@@ -235,6 +237,8 @@ void renew_pool_in_child() noexcept { pool_slot() = new Pool; }
 #endif
 
 }  // namespace
+
+int worker_index() noexcept { return own_worker_index; }
 
 int num_threads() noexcept { return thread_limit().load(std::memory_order_relaxed); }
 

@@ -13,6 +13,10 @@ inline constexpr int kMaxThreads = 256;
 int num_threads() noexcept;
 void set_num_threads(int count);  // throws std::invalid_argument outside 1..256
 
+// Which of the pool's threads this one is, from 1 on; 0 for all other threads. A body that finds the data of its last
+// call in this processor's caches does best to go on with the same part.
+int worker_index() noexcept;
+
 namespace detail {
 using RangeFunction = void (*)(void* context, std::int64_t begin, std::int64_t end);
 void parallel_ranges(std::int64_t count, std::int64_t grain, RangeFunction body, void* context) noexcept;

@@ -10,13 +10,15 @@ namespace {
 constexpr std::int64_t kWinogradChannels = 16;
 constexpr double kWinogradSlower = 1.1;  // a product, with the transforms of the outputs
 
+constexpr std::int64_t kPoolFloats = 1 << 18;  // of a picture: below, a pool is done sooner than threads have met
+
 constexpr std::int64_t kMostRounds = 64;  // pieces that a thread runs after each other, at most
 constexpr double kUnevenness = 0.15;      // of the time of a piece
 
 // What a piece costs beside its products, all in products of one unit (a row, pixel or tile) with one block of
 // channels. Measured with AVX-512 (blocks of 32); a unit's own costs weigh more against smaller blocks.
 constexpr double kCall = 0.5;                     // the call itself
-constexpr double kWinogradInput = 0.6 * 32;       // the transform of a tile's input, over the channels of a block
+constexpr double kWinogradInput = 0.75 * 32;      // the transform of a tile's input, over the channels of a block
 constexpr double kWinogradChunk = 58;             // tiles, for which the weights of a block are transformed once
 constexpr double kReadWeights = 2;                // a block's weights from far away, in pixels of the pointwise form
 constexpr double kReadInput = 0.1 * 32;           // a pixel of the input, likewise, over the channels of a block
@@ -27,7 +29,7 @@ struct WinogradCost {
   double products, weights;
 };
 WinogradCost winograd_cost(Algorithm algorithm) {
-  return algorithm == Algorithm::winograd43 ? WinogradCost{36, 5.4} : WinogradCost{81, 0.7};
+  return algorithm == Algorithm::winograd43 ? WinogradCost{36, 9} : WinogradCost{81, 3.5};
 }
 
 double piece_cost(Algorithm algorithm, const ConvArgs& args, const Cut& cut, std::int64_t conv_block) {
@@ -95,6 +97,11 @@ Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, st
   Cut cut;
   cut.units = units;
   cut.blocks = conv_blocks(args.out_c, table.conv_block);
+  if (algorithm == Algorithm::max_pool && units * args.in_w * args.in_c <= kPoolFloats) {
+    cut.unit_step = units;
+    cut.block_step = cut.blocks;
+    return cut;
+  }
   double best = std::numeric_limits<double>::infinity();
   const auto consider = [&](std::int64_t unit_pieces, std::int64_t block_pieces) {
     Cut one = cut;

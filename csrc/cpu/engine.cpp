@@ -256,6 +256,9 @@ std::shared_ptr<const PackedWeights> Engine::weights_for(std::int64_t conv_block
 void Engine::prepare(const Plan& plan, const float* x, const Outputs& outputs, Context& context) const {
   const std::vector<engine::BufferPlan>& buffers = plan.memory.buffers;
   context.buffers.assign(buffers.size(), nullptr);
+  if (context.shares.size() < static_cast<std::size_t>(plan.threads)) {
+    context.shares = std::vector<Share>(static_cast<std::size_t>(plan.threads));
+  }
   context.guarded.clear();
   const std::int64_t workspaces = plan.workspace_floats * plan.threads;
   if (context.workspaces.floats() < workspaces) context.workspaces = engine::Memory(workspaces);
@@ -282,16 +285,27 @@ void Engine::prepare(const Plan& plan, const float* x, const Outputs& outputs, C
   }
 }
 
-// Each of up to `threads` workers takes pieces until there are none, with a workspace of its own.
+// Each of up to `threads` workers begins with its share of the pieces, the same part of the picture in every step: much
+// of its input is still in its own cache. Then it helps those that have more left. A share has a workspace.
 void Engine::run_step(const Plan& plan, const StepPlan& step, Context& context) {
-  context.next_piece.store(0, std::memory_order_relaxed);
   const std::int64_t workers = std::min<std::int64_t>(plan.threads, step.pieces);
-  parallel_for(workers, 1, [&](std::int64_t begin, std::int64_t) {
-    float* workspace = context.workspaces.data() + begin * plan.workspace_floats;
-    for (;;) {
-      const std::int64_t piece = context.next_piece.fetch_add(1, std::memory_order_relaxed);
-      if (piece >= step.pieces) break;
-      run_piece(plan, step, piece, context.buffers.data(), workspace);
+  const auto share = [&](std::int64_t index) -> Share& { return context.shares[static_cast<std::size_t>(index)]; };
+  for (std::int64_t i = 0; i < workers; ++i) {
+    share(i).taken.store(false, std::memory_order_relaxed);
+    share(i).next.store(i * step.pieces / workers, std::memory_order_relaxed);
+    share(i).end = (i + 1) * step.pieces / workers;
+  }
+  parallel_for(workers, 1, [&](std::int64_t, std::int64_t) {
+    std::int64_t own = worker_index() % workers;
+    while (share(own).taken.exchange(true, std::memory_order_relaxed)) own = (own + 1) % workers;
+    float* workspace = context.workspaces.data() + own * plan.workspace_floats;
+    for (std::int64_t i = 0; i < workers; ++i) {
+      Share& from = share((own + i) % workers);
+      for (;;) {
+        const std::int64_t piece = from.next.fetch_add(1, std::memory_order_relaxed);
+        if (piece >= from.end) break;
+        run_piece(plan, step, piece, context.buffers.data(), workspace);
+      }
     }
   });
 }

@@ -52,12 +52,18 @@ class Engine {
   engine::Graph graph();
 
  private:
+  // The pieces of a step that one thread begins with, then those of threads that have more left.
+  struct alignas(64) Share {
+    std::atomic<bool> taken{false};
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
   // The memory of one run.
   struct Context {
     engine::Memory arena, workspaces;
     std::vector<engine::Memory> guarded;
     std::vector<float*> buffers;
-    std::atomic<std::int64_t> next_piece{0};
+    std::vector<Share> shares;  // one a thread
   };
   class Lease;
   using Outputs = std::vector<float*>;  // cls and reg of level 0, of level 1, ...

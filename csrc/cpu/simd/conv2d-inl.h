@@ -1,12 +1,13 @@
 // Direct and pointwise convolution on the tile of gemm-inl.h: the rows are neighbouring output pixels. Inside the
-// picture their inputs lie evenly spaced for every tap; at its left and right edge each tap is a list of pointers, to
-// pixels or to zeros (the indirect GEMM of Dukhan 2019), so edges cost no branch in the inner loop.
+// picture their inputs lie evenly spaced for every tap; a tap that reaches over its left or right edge is a list of
+// pointers, to pixels or to zeros (the indirect GEMM of Dukhan 2019), so edges cost no branch in the inner loop.
 
 // acc[r][v] += sum over k < depth of a[r][k] * b[k][v], rows anywhere.
 template <int Rows, int Vectors>
 inline void gemm_accumulate_indirect(const float* const (&a)[Rows], const float* b, std::int64_t depth,
-                                     Vec (&acc)[Rows][Vectors]) {
+                                     Vec (&acc)[Rows][Vectors], GemmNext next) {
   for (std::int64_t k = 0; k < depth; ++k) {
+    next.fetch();
     Vec weight[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) weight[v] = Vec::load(b + k * kConvBlock + v * Vec::kWidth);
@@ -59,21 +60,28 @@ inline void finish_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t bloc
   }
 }
 
+// The weights of the block after `block`, spread over the `tiles` of that one.
+inline GemmNext next_block(const ConvArgs& a, std::int64_t depth, std::int64_t block, std::int64_t block_end,
+                           std::int64_t tiles) {
+  const std::int64_t following = block + 1 < block_end ? block + 1 : block;
+  return {a.weight + following * depth * kConvBlock, (kConvBlock + tiles - 1) / tiles};
+}
+
 template <int Rows, int Vectors>
-inline void pointwise_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t block) {
+inline void pointwise_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t block, GemmNext next) {
   Vec acc[Rows][Vectors];
   start_from_bias(a, block, acc);
-  gemm_accumulate(a.x + pixel * a.in_stride, a.in_stride, a.weight + block * a.in_c * kConvBlock, a.in_c, acc);
+  gemm_accumulate(a.x + pixel * a.in_stride, a.in_stride, a.weight + block * a.in_c * kConvBlock, a.in_c, acc, next);
   finish_tile(a, pixel, block, acc);
 }
 
 template <int Rows>
 struct PointwiseTile {
-  static void run(const ConvArgs& a, std::int64_t pixel, std::int64_t block) {
+  static void run(const ConvArgs& a, std::int64_t pixel, std::int64_t block, GemmNext next) {
     if (block_vectors(a.out_c, block) == 2) {
-      pointwise_tile<Rows, 2>(a, pixel, block);
+      pointwise_tile<Rows, 2>(a, pixel, block, next);
     } else {
-      pointwise_tile<Rows, 1>(a, pixel, block);
+      pointwise_tile<Rows, 1>(a, pixel, block, next);
     }
   }
 };
@@ -81,18 +89,21 @@ struct PointwiseTile {
 inline void conv2d_pointwise_f32(const ConvArgs& a, std::int64_t pixel_begin, std::int64_t pixel_end,
                                  std::int64_t block_begin, std::int64_t block_end) {
   const GemmTiles tiles(pixel_end - pixel_begin);
+  if (tiles.count == 0) return;
   for (std::int64_t block = block_begin; block < block_end; ++block) {
+    GemmNext next = next_block(a, a.in_c, block, block_end, tiles.count);
     std::int64_t pixel = pixel_begin;
     for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
       const int rows = tiles.rows_of(tile);
-      with_rows<PointwiseTile>(rows, a, pixel, block);
+      with_rows<PointwiseTile>(rows, a, pixel, block, next);
       pixel += rows;
+      next.weight += next.step * a.in_c;
     }
   }
 }
 
 template <int Rows, int Vectors>
-inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block) {
+inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block, GemmNext next) {
   Vec acc[Rows][Vectors];
   start_from_bias(a, block, acc);
   const std::int64_t tap_floats = a.in_c * kConvBlock, first_x = column * a.stride - a.padding;
@@ -107,17 +118,24 @@ inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column
     const float* source = a.x + (iy * a.in_w + first_x) * a.in_stride;
     if (inside) {
       for (std::int64_t i = 0; i < runs; ++i, weight += tap_floats, source += a.in_stride) {
-        gemm_accumulate(source, a.stride * a.in_stride, weight, run, acc);
+        gemm_accumulate(source, a.stride * a.in_stride, weight, run, acc, next);
+        next.weight += run * next.step;
       }
       continue;
     }
-    for (std::int64_t kx = 0; kx < a.kernel_w; ++kx, weight += tap_floats) {
-      const float* pixel[Rows];
-      for (int r = 0; r < Rows; ++r) {
-        const std::int64_t ix = first_x + r * a.stride + kx;
-        pixel[r] = ix >= 0 && ix < a.in_w ? source + (r * a.stride + kx) * a.in_stride : a.zeros;
+    for (std::int64_t kx = 0; kx < a.kernel_w; ++kx, weight += tap_floats, source += a.in_stride) {
+      const std::int64_t first = first_x + kx;
+      if (first >= 0 && first + (Rows - 1) * a.stride < a.in_w) {
+        gemm_accumulate(source, a.stride * a.in_stride, weight, a.in_c, acc, next);
+      } else {
+        const float* pixel[Rows];
+        for (int r = 0; r < Rows; ++r) {
+          const std::int64_t ix = first + r * a.stride;
+          pixel[r] = ix >= 0 && ix < a.in_w ? source + r * a.stride * a.in_stride : a.zeros;
+        }
+        gemm_accumulate_indirect(pixel, weight, a.in_c, acc, next);
       }
-      gemm_accumulate_indirect(pixel, weight, a.in_c, acc);
+      next.weight += a.in_c * next.step;
     }
   }
   finish_tile(a, row * a.out_w + column, block, acc);
@@ -125,11 +143,11 @@ inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column
 
 template <int Rows>
 struct DirectTile {
-  static void run(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block) {
+  static void run(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block, GemmNext next) {
     if (block_vectors(a.out_c, block) == 2) {
-      direct_tile<Rows, 2>(a, row, column, block);
+      direct_tile<Rows, 2>(a, row, column, block, next);
     } else {
-      direct_tile<Rows, 1>(a, row, column, block);
+      direct_tile<Rows, 1>(a, row, column, block, next);
     }
   }
 };
@@ -137,13 +155,17 @@ struct DirectTile {
 inline void conv2d_direct_f32(const ConvArgs& a, std::int64_t row_begin, std::int64_t row_end, std::int64_t block_begin,
                               std::int64_t block_end) {
   const GemmTiles tiles(a.out_w);
+  const std::int64_t all = (row_end - row_begin) * tiles.count, depth = a.kernel_h * a.kernel_w * a.in_c;
+  if (all == 0) return;
   for (std::int64_t block = block_begin; block < block_end; ++block) {
+    GemmNext next = next_block(a, depth, block, block_end, all);
     for (std::int64_t row = row_begin; row < row_end; ++row) {
       std::int64_t column = 0;
       for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
         const int columns = tiles.rows_of(tile);
-        with_rows<DirectTile>(columns, a, row, column, block);
+        with_rows<DirectTile>(columns, a, row, column, block, next);
         column += columns;
+        next.weight += next.step * depth;
       }
     }
   }

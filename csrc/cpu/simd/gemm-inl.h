@@ -10,15 +10,31 @@ constexpr int kGemmRows = Vec::kGemmRows;
 // come from the third level, and some percent where they come from the second.
 constexpr std::int64_t kGemmAheadBytes = 24 << 10;
 
+// Weights that come next, fetched into the second-level cache while those before them are used: `step` floats on with
+// every k. A network's weights are read once a run, from far away, and the processor by itself fetches too few ahead:
+// worth 1.05x to 1.15x on maps of 10x10 and 20x20.
+struct GemmNext {
+  const float* weight;
+  std::int64_t step;
+  void fetch() {
+    __builtin_prefetch(weight, 0, 2);
+    weight += step;
+  }
+};
+struct GemmNothingNext {
+  void fetch() {}
+};
+
 // acc[r][v] += sum over k < depth of a[r * a_stride + k] * b[k * kConvBlock + v * kWidth + lane], k upwards.
-template <int Rows, int Vectors>
+template <int Rows, int Vectors, class Next = GemmNothingNext>
 inline void gemm_accumulate(const float* a, std::int64_t a_stride, const float* b, std::int64_t depth,
-                            Vec (&acc)[Rows][Vectors]) {
+                            Vec (&acc)[Rows][Vectors], Next next = {}) {
   const bool fetch = Rows * a_stride * 4 <= kGemmAheadBytes;
   const std::int64_t step = fetch ? Rows : 0;
   const float* ahead = fetch ? a + Rows * a_stride : a;
   for (std::int64_t k = 0; k < depth; ++k, ahead += step) {
     __builtin_prefetch(ahead);
+    next.fetch();
     Vec weight[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) weight[v] = Vec::load(b + k * kConvBlock + v * Vec::kWidth);
