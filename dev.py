@@ -5,7 +5,7 @@ python3 dev.py demo [WEIGHTS [SOURCE]]   install into .venv-demo and detect: pic
 python3 dev.py test [PYTEST ARGS]        install into .venv-test and run the tests
 python3 dev.py sanitize                  native tests under AddressSanitizer and UBSan
 python3 dev.py lint                      ruff and clang-format, check only
-python3 dev.py bench [NAME] [ARGS]       a benchmark: ops, evaluate or accuracy (see bench/README.md)
+python3 dev.py bench [NAME] [ARGS]       a benchmark: ops, evaluate, accuracy, network or predict (see bench/README.md)
 """
 
 from __future__ import annotations
@@ -114,12 +114,13 @@ def lint(_: list[str]) -> None:
 
 
 def bench(arguments: list[str]) -> None:
-    python = environment("test", "[test]")
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["ops", *arguments]
     program = ROOT / "bench" / f"{name}.py"
     if not program.exists():
         sys.exit(f"no benchmark {name!r} in {program.parent}")
-    run([python, str(program), *rest])
+    # The other engines are large, and only these two run them.
+    extra = "bench" if name in ("network", "predict") else "test"
+    run([environment(extra, f"[{extra}]"), str(program), *rest])
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 All sides must first give the same results. Then they take turns, each in a process of its own.
 
+A side that is not installed is left out and named; all of them come with `python3 dev.py bench network`.
+
 python bench/network.py [--save] [--rounds 9] [--isa avx2] [--cases s_640_1_2 ...] [--sides yolonas ncnn ...] [--reuse]
 """
 
@@ -17,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from network_files import OUTPUTS, Case, program, write
-from network_sides import AVX2, FOR_BATCHES, SIDES, Worker
-from timing import ROOT, compare, machine, save
+from network_sides import AVX2, FOR_BATCHES, PACKAGES, SIDES, Worker, not_installed
+from timing import ROOT, compare, machine, save, versions
 
 TOLERANCE = 1e-4  # of the largest value of an output
 CASES = {
@@ -34,17 +36,20 @@ CASES = {
         Case("l", threads=1),
     )
 }
-# What to reach: our time over the best peer's, and over OpenVINO's; our memory over OpenVINO's; threads: speed-up.
+# What to reach, by case: our figure over another's. Time and memory are to be smaller, images/s and speed-up larger.
+BEST_TIME, OPENVINO_TIME = "time over the best peer", "time over OpenVINO"
+OPENVINO_MEMORY, BEST_RATE = "peak memory over OpenVINO", "images/s over the best peer"
 AIMS = {
-    "s_640_1_2": {"best peer": 0.70, "OpenVINO": 0.66, "memory": 0.7},
-    "m_640_1_2": {"best peer": 0.72, "OpenVINO": 0.51},
-    "l_640_1_2": {"best peer": 0.75, "OpenVINO": 0.50},
-    "s_320_1_2": {"best peer": 0.70},
-    "m_640_8_2": {"best peer": 1 / 1.4},
+    "s_640_1_2": {BEST_TIME: 0.70, OPENVINO_TIME: 0.66, OPENVINO_MEMORY: 0.7},
+    "m_640_1_2": {BEST_TIME: 0.72, OPENVINO_TIME: 0.51},
+    "l_640_1_2": {BEST_TIME: 0.75, OPENVINO_TIME: 0.50},
+    "s_320_1_2": {BEST_TIME: 0.70},
+    "m_640_8_2": {BEST_RATE: 1.4},
 }
 AIM_THREADS = 1.85
-# Multiplications over those of the direct form.
-WORK = {"winograd43": 36 / 144, "winograd_s2": 81 / 144}
+# Multiplications for a tile of 4x4 outputs, of which the direct form takes 144.
+TILE_PRODUCTS = {"winograd43": 36, "winograd_s2": 81}
+WORST = 10  # layers that are printed
 
 
 def run_case(case: Case, folder: Path, sides: list[str], shim: Path | None, rounds: int) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def run_case(case: Case, folder: Path, sides: list[str], shim: Path | None, roun
             row["times"] = compare({side: worker.run for side, worker in workers.items()}, rounds=rounds)
         for side, worker in workers.items():
             row["peak_mb"][side] = worker.ask("peak_mb")
-        if "yolonas" in workers and case.batch == 1:
+        if "yolonas" in workers and case.batch == 1 and case.threads == 2:
             row["layers"] = workers["yolonas"].ask("layers")
     finally:
         for worker in workers.values():
@@ -87,23 +92,33 @@ def run_case(case: Case, folder: Path, sides: list[str], shim: Path | None, roun
     return row
 
 
-def ratios(key: str, row: dict[str, Any], aims: dict[str, float]) -> list[dict[str, Any]]:
+def ratios(key: str, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Our figures over the peers', beside what was to be reached."""
     times = {side: value["median_ms"] for side, value in row.get("times", {}).items()}
     peers = {side: value for side, value in times.items() if side != "yolonas"}
     if "yolonas" not in times or not peers:
         return []
     best = min(peers, key=peers.__getitem__)
-    found = [("best peer", best, times["yolonas"] / peers[best])]
+    if CASES[key].batch > 1:
+        return [compared(key, BEST_RATE, best, peers[best] / times["yolonas"])]
+    found = [compared(key, BEST_TIME, best, times["yolonas"] / peers[best])]
     if "OpenVINO" in peers:
-        found.append(("OpenVINO", "OpenVINO", times["yolonas"] / peers["OpenVINO"]))
+        found.append(compared(key, OPENVINO_TIME, "OpenVINO", times["yolonas"] / peers["OpenVINO"]))
         memory = row["peak_mb"]
-        if "memory" in aims and memory["yolonas"]:
-            found.append(("memory", "OpenVINO", memory["yolonas"] / memory["OpenVINO"]))
-    return [
-        {"case": key, "what": what, "peer": peer, "ratio": round(ratio, 3), "aim": aims.get(what)}
-        for what, peer, ratio in found
-    ]
+        if memory["yolonas"]:
+            found.append(compared(key, OPENVINO_MEMORY, "OpenVINO", memory["yolonas"] / memory["OpenVINO"]))
+    return found
+
+
+def compared(key: str, what: str, peer: str, ratio: float) -> dict[str, Any]:
+    """A ratio with its aim and whether that is met, both None where nothing was aimed at."""
+    aim = AIMS.get(key, {}).get(what)
+    at_least = what == BEST_RATE
+    met = None if aim is None else ratio >= aim if at_least else ratio <= aim
+    return {
+        **{"case": key, "what": what, "peer": peer, "ratio": round(ratio, 3)},
+        **{"aim": aim, "at_least": at_least, "met": met},
+    }
 
 
 def speed_ups(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,18 +130,43 @@ def speed_ups(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             if alone is not None and side in alone.get("times", {}):
                 ratio = alone["times"][side]["median_ms"] / times["median_ms"]
                 aim = AIM_THREADS if side == "yolonas" else None
-                found.append({"case": key, "side": side, "ratio": round(ratio, 3), "aim": aim})
+                met = None if aim is None else ratio >= aim
+                line = {"case": key, "side": side, "ratio": round(ratio, 3), "aim": aim, "at_least": True, "met": met}
+                found.append(line)
     return found
 
 
-def layer_table(layers: list[dict[str, Any]], peak: float | None) -> list[dict[str, Any]]:
-    """Adds GFLOP/s as of the direct form, and the share of the peak that the multiplications really done are."""
-    for layer in layers:
-        rate = layer["mflop"] / layer["ms"] if layer["ms"] else 0.0
-        layer["gflops"] = round(rate, 1)
-        layer["share"] = round(rate * WORK.get(layer["algorithm"], 1.0) / peak, 3) if peak else None
-        layer["ms"] = round(layer["ms"], 4)
-    return layers
+def layer_table(steps: list[dict[str, Any]], peak: float | None) -> list[dict[str, Any]]:
+    """A row per step of the plan of one picture.
+
+    `gflops` counts what a direct convolution would multiply and add, `executed_gflops` what the algorithm does, whole
+    tiles at the edges included, without its transforms; `share` is the latter over the peak. Pooling has none of them.
+    """
+    return [layer_row(step, peak) for step in steps]
+
+
+def layer_row(step: dict[str, Any], peak: float | None) -> dict[str, Any]:
+    height, width, _ = step["output"]
+    executed = step["mflop"]
+    if step["algorithm"] in TILE_PRODUCTS:
+        tiles = -(-height // 4) * -(-width // 4)
+        executed *= TILE_PRODUCTS[step["algorithm"]] / 144 * tiles * 16 / (height * width)
+    counted = bool(step["mflop"] and step["ms"])
+    rate = executed / step["ms"] if counted else None
+    return {
+        **{"name": step["name"], "op": step["op"], "algorithm": step["algorithm"]},
+        **{side: "x".join(map(str, step[side])) for side in ("input", "output")},
+        **{"kernel": step["kernel"], "stride": step["stride"], "ms": round(step["ms"], 4)},
+        "gflops": round(step["mflop"] / step["ms"], 1) if counted else None,
+        "executed_gflops": round(rate, 1) if rate else None,
+        "share": round(rate / peak, 3) if rate and peak else None,
+    }
+
+
+def worst_layers(layers: list[dict[str, Any]]) -> list[str]:
+    """Names of the layers with the smallest share of the peak, the smallest first; empty where no peak was measured."""
+    counted = [layer for layer in layers if layer["share"] is not None]
+    return [layer["name"] for layer in sorted(counted, key=lambda layer: layer["share"])[:WORST]]
 
 
 def print_case(key: str, row: dict[str, Any], peak: float | None) -> None:
@@ -145,14 +185,13 @@ def print_case(key: str, row: dict[str, Any], peak: float | None) -> None:
     sys.stdout.flush()
 
 
-def print_layers(key: str, layers: list[dict[str, Any]]) -> None:
-    slow = sorted((layer for layer in layers if layer["mflop"]), key=lambda layer: layer["share"] or 0)[:10]
-    print(f"\n{key}: the ten layers with the smallest share of the peak")
-    for layer in slow:
-        share = "" if layer["share"] is None else f"{layer['share']:.0%} of peak"
+def print_worst(key: str, row: dict[str, Any]) -> None:
+    layers = {layer["name"]: layer for layer in row["layers"]}
+    print(f"\n{key}: the layers with the smallest share of the peak")
+    for layer in map(layers.__getitem__, row["worst_layers"]):
         print(
-            f"  {layer['name']:<45} {layer['algorithm']:<12} {layer['ms']:7.3f} ms"
-            f" {layer['gflops']:6.0f} GFLOP/s {share}"
+            f"  {layer['name']:<45} {layer['algorithm']:<12} {layer['ms']:7.3f} ms {layer['gflops']:6.0f} GFLOP/s as"
+            f" direct, {layer['executed_gflops']:5.0f} executed, {layer['share']:.0%} of peak"
         )
 
 
@@ -160,18 +199,15 @@ def print_ratios(found: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> N
     if found or speeds:
         print()
     for line in found:
-        aim = f", aim {line['aim']:.2f}" if line["aim"] else ""
-        what = (
-            "memory over"
-            if line["what"] == "memory"
-            else "time over best peer,"
-            if line["what"] == "best peer"
-            else "time over"
-        )
-        print(f"  {line['case']:<10} {what} {line['peer']}: {line['ratio']:.2f}{aim}")
+        peer = "" if line["peer"] in line["what"] else f", {line['peer']}"
+        print(f"  {line['case']:<10} {line['what']}{peer}: {line['ratio']:.2f}{in_words(line)}")
     for line in speeds:
-        aim = f", aim {line['aim']:.2f}" if line["aim"] else ""
-        print(f"  {line['case']:<10} {line['side']}, one thread to two: {line['ratio']:.2f} x{aim}")
+        print(f"  {line['case']:<10} {line['side']}, two threads over one: {line['ratio']:.2f} x{in_words(line)}")
+
+
+def in_words(line: dict[str, Any]) -> str:
+    """The aim of a ratio, and whether it is met."""
+    return "" if line["aim"] is None else f", aim {line['aim']:.2f}, {'met' if line['met'] else 'not met'}"
 
 
 def fma_peaks(folder: Path, isa: str) -> dict[int, float]:
@@ -215,11 +251,15 @@ def main() -> None:
 
     isa = _native.build_info()["cpu_isa"]
     peaks = fma_peaks(folder, isa)
+    absent = {side: reason for side in arguments.sides if (reason := not_installed(PACKAGES.get(side, ())))}
+    for side, reason in absent.items():
+        print(f"{side} is left out: {reason}")
     rows: dict[str, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
     for key in arguments.cases:
         case = CASES[key]
-        wanted = [side for side in arguments.sides if case.batch > 1 or side not in FOR_BATCHES]
+        asked = [side for side in arguments.sides if case.batch > 1 or side not in FOR_BATCHES]
+        wanted = [side for side in asked if side not in absent]
         formats = dict.fromkeys(("reference", *(name for side in wanted for name in SIDES[side][1])))
         failed = write(case, folder, formats, reuse=arguments.reuse)
         if "reference" in failed:
@@ -227,20 +267,24 @@ def main() -> None:
         without = {side: failed[name] for side in wanted for name in SIDES[side][1] if name in failed}
         sides = [side for side in wanted if side not in without]
         row = rows[key] = run_case(case, folder, sides, shim, arguments.rounds)
-        row["missing"] |= without
-        peak = peaks.get(case.threads)
+        row["missing"] |= without | {side: absent[side] for side in asked if side in absent}
+        print_case(key, row, peaks.get(case.threads))
+        found += ratios(key, row)
+    # The larger of two: a share of a peak that a disturbance made small would flatter.
+    again = fma_peaks(folder, isa)
+    peaks = {threads: max(value, again[threads]) for threads, value in peaks.items()}
+    for key, row in rows.items():
         if row.get("layers"):
-            row["layers"] = layer_table(row["layers"], peak)
-        print_case(key, row, peak)
-        if row.get("layers"):
-            print_layers(key, row["layers"])
-        found += ratios(key, row, AIMS.get(key, {}))
-    peaks = {threads: max(value, fma_peaks(folder, isa)[threads]) for threads, value in peaks.items()}
+            row["layers"] = layer_table(row["layers"], peaks.get(CASES[key].threads))
+            row["worst_layers"] = worst_layers(row["layers"])
+            print_worst(key, row)
     speeds = speed_ups(rows)
     print_ratios(found, speeds)
     if arguments.save:
         result = {
             "machine": machine(),
+            "versions": versions(package for side in arguments.sides for package in PACKAGES.get(side, ())),
+            "rounds": arguments.rounds,
             "command": " ".join(["python", "bench/network.py", *sys.argv[1:]]),
             "all_sides_on": arguments.isa if shim else None,
             "peak_gflops": peaks,

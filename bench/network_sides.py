@@ -5,10 +5,11 @@ environment and memory stay apart.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,6 +180,19 @@ SIDES: dict[str, tuple[Callable[[Case, Path, np.ndarray], Side], tuple[str, ...]
     "ncnn": (ncnn, ("ncnn",)),
 }
 FOR_BATCHES = ("OpenVINO, streams",)
+# What a side imports to write its files and to run; together the extra `bench`.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "ONNX Runtime": ("onnx", "onnxscript", "onnxruntime"),
+    "OpenVINO": ("onnx", "onnxscript", "openvino"),
+    "OpenVINO, streams": ("onnx", "onnxscript", "openvino"),
+    "ncnn": ("ncnn", "pnnx"),
+}
+
+
+def not_installed(packages: Iterable[str]) -> str:
+    """What is missing of some packages and how to get it; empty where all are there."""
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    return f"{', '.join(absent)} not installed; pip install 'yolonas[bench]'" if absent else ""
 
 
 class Worker:

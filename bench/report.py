@@ -1,45 +1,278 @@
-"""Prints the README's tables from saved results: `python bench/report.py`."""
+"""Prints the README's tables from saved results: `python bench/report.py [--write]`.
+
+`--write` puts them into the README, between `<!-- bench/report.py: NAME -->` and `<!-- end -->`, and writes
+`results/network_layers.md`. Where a benchmark has not been saved, its table is empty.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+from layer_limits import limit
 from timing import ROOT
 
+Result = dict[str, Any]  # what a benchmark has saved
+RESULTS = ROOT / "bench" / "results"
+LAYERS = "network_layers.md"
 
-def main() -> None:
-    accuracy = read("accuracy_bccd")
+
+def accuracy(saved: dict[str, Result]) -> list[str]:
     titles = ("protocol", "mAP50-95", "mAP50", "mAP75", "small", "medium", "large", "P", "R")
-    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for row in accuracy["rows"]:
-        coco = row["coco"]
-        numbers = [coco[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
-        shown = " | ".join(f"{value:.4f}" for value in (*numbers, row["precision"], row["recall"]))
-        print(f"| {row['name']} | {shown} |")
-    print()
+    rows = []
+    for row in saved["accuracy_bccd"]["rows"]:
+        numbers = [row["coco"][name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+        rows.append((row["name"], *(f"{value:.4f}" for value in (*numbers, row["precision"], row["recall"]))))
+    return table(titles, rows)
 
-    evaluate = read("evaluate")
-    own, accumulate = (row["median_ms"] / 1e3 for row in evaluate["times"].values())
-    print(f"| {evaluate['pictures']:,} pictures, {evaluate['detections']:,} detections | seconds |\n|---|---|")
-    print(f"| yolonas: matching, averages, curves, confusion matrix | {own:.1f} |")
-    print(f"| pycocotools: `accumulate()` alone | {accumulate:.1f} |")
-    print(f"| pycocotools: `evaluate()` and `accumulate()` | {accumulate + evaluate['pycocotools_evaluate_s']:.1f} |\n")
 
-    ops = read("ops")
-    print("| op | yolonas | peer | ratio |\n|---|---|---|---|")
-    for row in ops["rows"]:
-        ours, peer = (row["times"][side]["median_ms"] for side in ("yolonas", "peer"))
-        print(f"| {row['case']} | {ours:.2f} ms | {peer:.2f} ms ({row['peer']}) | {row['ratio']:.1f} x |")
-    machine = ops["machine"]
-    print(
-        f"\n{machine['processor']}, {machine['cores']} cores, {machine['cpu_isa']} kernels, torch {machine['torch']}, "
-        f"OpenCV {machine['opencv']}, commit {machine['commit']}."
+def evaluate(saved: dict[str, Result]) -> list[str]:
+    result = saved["evaluate"]
+    own, accumulate = (row["median_ms"] / 1e3 for row in result["times"].values())
+    return table(
+        (f"{result['pictures']:,} pictures, {result['detections']:,} detections", "seconds"),
+        (
+            ("yolonas: matching, averages, curves, confusion matrix", f"{own:.1f}"),
+            ("pycocotools: `accumulate()` alone", f"{accumulate:.1f}"),
+            (
+                "pycocotools: `evaluate()` and `accumulate()`",
+                f"{accumulate + result['pycocotools_evaluate_s']:.1f}",
+            ),
+        ),
     )
 
 
-def read(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+def ops(saved: dict[str, Result]) -> list[str]:
+    rows = []
+    for row in saved["ops"]["rows"]:
+        ours, peer = (row["times"][side]["median_ms"] for side in ("yolonas", "peer"))
+        rows.append((row["case"], f"{ours:.2f} ms", f"{peer:.2f} ms ({row['peer']})", f"{row['ratio']:.1f} x"))
+    machine = saved["ops"]["machine"]
+    versions = f"torch {machine['torch']}, OpenCV {machine['opencv']}"
+    return [
+        *table(("op", "yolonas", "peer", "ratio"), rows),
+        "",
+        f"{on(machine)}, {versions}, commit {machine['commit']}.",
+    ]
+
+
+def network(saved: dict[str, Result]) -> list[str]:
+    """The network alone; below it the same held to AVX2, where that was saved."""
+    if "network" not in saved:
+        return []
+    lines = [
+        *("## Speed of the network", ""),
+        "The network alone, without letterbox, decoding and NMS: the same weights, input and number of threads for all",
+        "sides, each in a process of its own, results compared first. Milliseconds, of a batch for all its pictures;",
+        "with ratios below 1 `yolonas` is faster.",
+        *("", *network_tables(saved["network"])),
+    ]
+    if "network_avx2" in saved:
+        result = saved["network_avx2"]
+        held = "All sides held to AVX2:"
+        if result["all_sides_on"] is None:
+            held = "Held to AVX2, but for ONNX Runtime, OpenVINO and ncnn, which use what the processor has:"
+        lines += ["", held, "", *network_tables(result)]
+    return lines
+
+
+def network_tables(result: Result) -> list[str]:
+    """Times, aims, and what they were taken on."""
+    rows = result["rows"]
+    sides = list(dict.fromkeys(side for row in rows.values() for side in row.get("times", {})))
+    best: dict[str, float] = {}
+    openvino: dict[str, float] = {}
+    for line in result["ratios"]:
+        if line["what"] == "time over OpenVINO":
+            openvino[line["case"]] = line["ratio"]
+        elif line["what"].endswith("over the best peer"):
+            best[line["case"]] = 1 / line["ratio"] if line["at_least"] else line["ratio"]
+    body = []
+    for key, row in rows.items():
+        times = row.get("times", {})
+        shown = [f"{times[side]['median_ms']:.1f}" if side in times else "" for side in sides]
+        body.append((row["case"], *shown, *(f"{found[key]:.2f}" if key in found else "" for found in (best, openvino))))
+    lines = table(("network, float32", *sides, "over the best peer", "over OpenVINO"), body)
+
+    lines_of_aims = [
+        (line["what"] if line["peer"] in line["what"] else f"{line['what']}, {line['peer']}", line)
+        for line in result["ratios"]
+    ]
+    lines_of_aims += [("speed-up of two threads", line) for line in result["one_thread_to_two"]]
+    aims = [
+        (
+            f"{rows[line['case']]['case']}: {what}",
+            f"{line['ratio']:.2f}",
+            f"at {'least' if line['at_least'] else 'most'} {line['aim']:.2f}",
+            verdict(line["met"]),
+        )
+        for what, line in lines_of_aims
+        if line["aim"] is not None
+    ]
+    if aims:
+        met = sum(line["met"] is True for _, line in lines_of_aims)
+        lines += ["", f"Aims met: {met} of {len(aims)}.", "", *table(("figure", "measured", "aim", ""), aims)]
+    return [*lines, "", *taken_on(result)]
+
+
+def taken_on(result: Result) -> list[str]:
+    """Machine, versions, and what is missing."""
+    machine = result["machine"]
+    versions = {"torch": machine["torch"], **result["versions"]}
+    lines = [
+        f"{on(machine)}{peaks(result)}, commit {machine['commit']}; median of {result['rounds']} rounds.",
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for row in result["rows"].values():
+        for side, reason in row["missing"].items():
+            reasons.setdefault(f"{side}: {reason}", []).append(row["case"])
+    lines += [f"Not timed ({'; '.join(cases)}): {what}." for what, cases in reasons.items()]
+    if any(row.get("layers") for row in result["rows"].values()):
+        lines.append(f"Every layer: [{LAYERS}](bench/results/{LAYERS}).")
+    return lines
+
+
+def peaks(result: Result) -> str:
+    """The measured multiply-add peaks, to be put after the machine."""
+    shown = [f"{peak:.0f} with {count} thread{'s' * (count != '1')}" for count, peak in result["peak_gflops"].items()]
+    return f", peak GFLOP/s {' and '.join(shown)}" if shown else ""
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def predict(saved: dict[str, Result]) -> list[str]:
+    """From a picture file to drawn boxes."""
+    if "predict" not in saved:
+        return []
+    result = saved["predict"]
+    times = {side: value["median_ms"] for side, value in result["times"].items()}
+    alone = times[result["network"]]
+    title = f"{result['model']} at {result['size']}, {result['picture']}, {result['boxes']} boxes"
+    rows = [(side, f"{ms:.1f}", f"{ms / alone:.2f}") for side, ms in times.items()]
+    machine = result["machine"]
+    version = "".join(f", OpenVINO {version}" for version in result["versions"].values())
+    return [
+        *("## Speed of predict", ""),
+        *table((title, "ms", "over the network alone"), rows),
+        "",
+        f"{result['measured']}: {result['ratio']:.2f} times the network alone, aim at most {result['aim']:.2f}: "
+        f"{verdict(result['met'])}.",
+        *(f"Not timed: {side}: {reason}." for side, reason in result["missing"].items()),
+        f"{on(machine)}, OpenCV {machine['opencv']}{version}, commit {machine['commit']}; weights {result['weights']}; "
+        f"median of {result['rounds']} rounds.",
+    ]
+
+
+def layers(result: Result) -> str:
+    """The text of `network_layers.md`: per case every layer of ours, and what limits the worst ones."""
+    lines = [
+        "# The network's layers",
+        "",
+        "Written by `python bench/report.py --write` from `network.json`; what limits a layer is said in",
+        "`bench/layer_limits.py`.",
+        "",
+        "GFLOP/s are counted as a direct convolution would need them, and as the algorithm executes them: the Winograd",
+        "forms multiply less, but compute whole tiles; their transforms are not counted. The share is that of the",
+        "executed ones in the peak that was measured with the same number of threads.",
+        "",
+        f"{on(result['machine'])}{peaks(result)}, commit {result['machine']['commit']}.",
+    ]
+    for key, row in result["rows"].items():
+        if not row.get("layers"):
+            continue
+        by_name = {layer["name"]: layer for layer in row["layers"]}
+        worst = row["worst_layers"]
+        total = sum(layer["ms"] for layer in by_name.values())
+        titles = (
+            "layer",
+            "algorithm",
+            "kernel, stride",
+            "input",
+            "output",
+            "ms",
+            "GFLOP/s direct",
+            "executed",
+            "of peak",
+        )
+        lines += [
+            "",
+            f"## {row['case']}",
+            "",
+            f"The layers one by one take {total:.1f} ms, the network {row['times']['yolonas']['median_ms']:.1f} ms.",
+            "",
+        ]
+        if worst:
+            lines += [f"The {len(worst)} layers with the smallest share of the peak:", ""]
+            lines += table((*titles, "what limits it"), [(*cells(by_name[name]), limit(key, name)) for name in worst])
+            lines += ["", "All:", ""]
+        lines += table(titles, map(cells, row["layers"]))
+    return "\n".join(lines) + "\n"
+
+
+def cells(layer: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the tables of layers."""
+    numbers = [layer[name] for name in ("gflops", "executed_gflops")]
+    share = "" if layer["share"] is None else f"{layer['share']:.0%}"
+    return (
+        *(layer["name"], layer["algorithm"], f"{layer['kernel']}, {layer['stride']}", layer["input"], layer["output"]),
+        *(f"{layer['ms']:.3f}", *("" if number is None else f"{number:.0f}" for number in numbers), share),
+    )
+
+
+def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    titles = list(titles)
+    body = [f"| {' | '.join(row)} |" for row in rows]
+    return [f"| {' | '.join(titles)} |", f"{'|---' * len(titles)}|", *body]
+
+
+def on(machine: dict[str, Any]) -> str:
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['cpu_isa']} kernels"
+
+
+SECTIONS: dict[str, Callable[[dict[str, Result]], list[str]]] = {
+    "accuracy": accuracy,
+    "evaluate": evaluate,
+    "network": network,
+    "predict": predict,
+    "ops": ops,
+}
+
+
+def read(folder: Path = RESULTS) -> dict[str, Result]:
+    """What is saved in a folder, by the file's name without its end."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def filled(text: str, saved: dict[str, Result]) -> str:
+    """The text with every section between its marks as it is now."""
+
+    def section(match: re.Match[str]) -> str:
+        lines = SECTIONS[match[2]](saved)
+        return "\n".join((match[1], "", *lines, "", match[3])) if lines else f"{match[1]}\n{match[3]}"
+
+    return re.sub(r"(<!-- bench/report\.py: (\w+) -->)\n.*?(<!-- end -->)", section, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write README.md and bench/results/network_layers.md")
+    arguments = parser.parse_args()
+    saved = read()
+    if arguments.write:
+        if "network" in saved:
+            (RESULTS / LAYERS).write_text(layers(saved["network"]), encoding="utf-8")
+        readme = ROOT / "README.md"
+        readme.write_text(filled(readme.read_text(encoding="utf-8"), saved), encoding="utf-8")
+    for section in SECTIONS.values():
+        if lines := section(saved):
+            print("\n".join(lines), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,15 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """What is installed of some packages."""
+    found = {}
+    for package in sorted(set(packages)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def save(name: str, result: dict[str, Any]) -> Path:
