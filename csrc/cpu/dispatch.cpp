@@ -23,8 +23,15 @@ namespace avx2 {
 extern const CpuKernels kTable;
 }
 #endif
+#if defined(YOLONAS_HAVE_NEON)
+namespace neon {
+extern const CpuKernels kTable;
+}
+#endif
 
 namespace {
+
+bool runs_anywhere() noexcept { return true; }
 
 struct Candidate {
   const CpuKernels* table;
@@ -38,7 +45,10 @@ const Candidate kCandidates[] = {
 #if defined(YOLONAS_HAVE_AVX2)
     {&avx2::kTable, has_avx2_fma},
 #endif
-    {&generic::kTable, []() noexcept { return true; }},
+#if defined(YOLONAS_HAVE_NEON)
+    {&neon::kTable, runs_anywhere},
+#endif
+    {&generic::kTable, runs_anywhere},
 };
 
 const CpuKernels& kernels_by_name(const char* isa) {
