@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from harness import ISAS, bits, runs_here, using_isa, using_threads
 from val_data import NAMES, write_data
 
 from yolonas import NAS, ops
-from yolonas.config import VARIANTS
+from yolonas.config import VARIANTS, DetectSettings
 from yolonas.engine import TorchEngine
 from yolonas.engines import Engines
 from yolonas.native_engine import CpuDevice, NativeEngine
 from yolonas.nn import YoloNAS, fuse_
+from yolonas.prepare import fill_from_picture, input_shape
+from yolonas.preprocess import Preprocess
 
 GOLDENS = ["s_320x320", "s_256x384", "s_640x640", "m_320x320", "l_320x320"]
 CPU = torch.device("cpu")
@@ -161,6 +164,98 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         NativeEngine.of_module(network)
 
 
+# --- from pictures to detections ---
+
+
+PREPROCESS = Preprocess(size=(64, 96), fit=(60, 92), mean=(10.0, 20.0, 30.0), divisor=(200.0, 100.0, 255.0))
+PICTURES = [
+    np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    for seed, size in enumerate([(90, 120), (33, 40), (60, 92), (1, 2), (200, 50)])
+]
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DetectSettings(conf=0.5),
+        DetectSettings(conf=0.5, multi_label=False, agnostic=True, max_det=7),
+        DetectSettings(conf=0.5, classes=(2,), top_k=50),
+    ],
+    ids=["multi-label", "single-label", "one class"],
+)
+@pytest.mark.parametrize("kind", ["native", "torch"])
+def test_detect_is_letterbox_heads_and_select(
+    small: YoloNAS, settings: DetectSettings, channels: Any, kind: str
+) -> None:
+    """The same bits. With two threads the five pictures run in parts."""
+    preprocess = replace(PREPROCESS, channels=channels)
+    engine = NativeEngine.of_module(small) if kind == "native" else TorchEngine(small, CPU)
+    geometries = [preprocess.plan(*picture.shape[:2]) for picture in PICTURES]
+    batch = np.empty((len(PICTURES), *input_shape((64, 96), engine.layout)), np.float32)
+    for row, picture, geometry in zip(batch, PICTURES, geometries, strict=True):
+        fill_from_picture(row, picture, geometry, preprocess, engine.layout)
+    expected = engine.select(*engine.heads(batch), settings)
+    with using_threads(2):
+        found, seconds = engine.detect(PICTURES, geometries, preprocess, settings)
+    assert sum(map(len, expected)) > 5
+    for rows, others in zip(found, expected, strict=True):
+        assert rows.shape == others.shape
+        assert np.array_equal(bits(rows), bits(others))
+    assert seconds.shape == (3,)
+    assert (seconds > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["native", "torch"])
+def test_detect_refuses_what_does_not_fit(small: YoloNAS, kind: str) -> None:
+    engine = NativeEngine.of_module(small) if kind == "native" else TorchEngine(small, CPU)
+    geometries = [PREPROCESS.plan(*picture.shape[:2]) for picture in PICTURES]
+    settings = DetectSettings()
+
+    def detect(pictures: list[Any], geometries: list[Any], settings: DetectSettings = settings) -> None:
+        engine.detect(pictures, geometries, PREPROCESS, settings)
+
+    with pytest.raises(ValueError, match=r"pictures must be one or more with frames of one size, got frames \[\]"):
+        detect([], [])
+    with pytest.raises(ValueError, match=r"frames of one size, got frames \[\(64, 96\), \(96, 96\)\]"):
+        detect(PICTURES[:2], [geometries[0], PREPROCESS.with_size((96, 96)).plan(33, 40)])
+    with pytest.raises(ValueError, match="geometries must be one per picture, 1, got 2"):
+        detect(PICTURES[:1], geometries[:2])
+    with pytest.raises(TypeError, match="must be uint8, got float32"):
+        detect([PICTURES[0].astype(np.float32)], geometries[:1])
+    for change, text in (
+        ({"conf": 1.5}, r"conf must lie in 0\.\.1, got 1\.5"),
+        ({"iou": -1.0}, r"iou must lie in 0\.\.1, got -1"),
+        ({"max_det": 0}, r"max_det must lie in 1\.\.1000000, got 0"),
+        ({"max_det": 10**12}, r"max_det must lie in 1\.\.1000000, got 1000000000000"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"classes": (3,)}, r"classes must lie in 0\.\.2, got 3"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            detect(PICTURES[:1], geometries[:1], replace(settings, **change))
+
+
+def test_many_threads_may_detect_with_one_engine(small: YoloNAS) -> None:
+    engine, settings = NativeEngine.of_module(small), DetectSettings(conf=0.5)
+    geometries = [PREPROCESS.plan(*picture.shape[:2]) for picture in PICTURES]
+    expected, _ = engine.detect(PICTURES, geometries, PREPROCESS, settings)
+    wrong: list[int] = []
+
+    def run(number: int) -> None:
+        for turn in range(4):
+            first = (number + turn) % len(PICTURES)
+            found, _ = engine.detect(PICTURES[first:], geometries[first:], PREPROCESS, settings)
+            if not all(np.array_equal(one, other) for one, other in zip(found, expected[first:], strict=True)):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 # --- weights that change ---
 
 
@@ -219,8 +314,6 @@ def test_both_engines_detect_the_same(detector: NAS, picture: np.ndarray) -> Non
 
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 def test_tensors_go_into_both_engines_the_same_way(detector: NAS, channels: Any) -> None:
-    from dataclasses import replace
-
     detector.preprocess = replace(
         detector.preprocess, channels=channels, mean=(10.0, 20.0, 30.0), divisor=(200.0, 100.0, 50.0)
     )
@@ -228,6 +321,18 @@ def test_tensors_go_into_both_engines_the_same_way(detector: NAS, channels: Any)
     native, modules = (detector.predict(x, engine=engine, conf=0.5, verbose=False) for engine in ("native", "torch"))
     for one, other in zip(native, modules, strict=True):
         torch.testing.assert_close(one.boxes.data, other.boxes.data, rtol=1e-4, atol=2e-2)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_pictures_and_tensors_in_one_batch(detector: NAS, picture: np.ndarray, engine: str) -> None:
+    """Tensors are the network's input already; together with pictures they go the way of tensors."""
+    planes = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    together = detector.predict([picture, planes, picture], engine=engine, batch=3, **QUICK)
+    for result, alone in zip(together, (picture, planes, picture), strict=True):
+        expected = detector.predict(alone, engine=engine, **QUICK)[0]
+        assert len(expected) > 0
+        torch.testing.assert_close(result.boxes.data, expected.boxes.data, rtol=1e-5, atol=1e-3)
+        assert all(ms > 0 for ms in result.speed.values())
 
 
 def test_the_printed_shape_is_that_of_the_network(

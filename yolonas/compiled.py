@@ -236,6 +236,8 @@ def _checked(path: Path, settings: bytes, native: Any) -> CompiledFile:
         raise CheckpointError(f"variant must be one of {', '.join(VARIANTS)}, got {shown(variant)}")
     if type(num_classes) is not int or num_classes < 1:
         raise CheckpointError(f"num_classes must be a positive whole number, got {shown(num_classes)}")
+    if num_classes != native.num_classes:
+        raise CheckpointError(f"num_classes must be {native.num_classes} as in its network, got {num_classes}")
     return CompiledFile(
         path,
         CompiledNetwork(VARIANTS[variant], NativeEngine(native, num_classes)),

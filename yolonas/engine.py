@@ -7,6 +7,8 @@ has the other engine, with the same interface.
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 
 from .config import DetectSettings
 from .nn import YoloNAS, fuse_
+from .prepare import common_frame, fill_from_picture, input_shape
+from .preprocess import Geometry, Preprocess
 from .selection import select_detections
 
 
@@ -62,6 +66,35 @@ class TorchEngine:
     def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
         """Detections of each picture from head outputs; see `select_detections`."""
         return select_detections(cls, reg, settings)
+
+    def detect(
+        self,
+        pictures: Sequence[np.ndarray],
+        geometries: Sequence[Geometry],
+        preprocess: Preprocess,
+        settings: DetectSettings,
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Detections of each picture, from its pixels: letterbox, `heads` and `select`.
+
+        Args:
+            pictures: uint8 `(H, W, 3)` BGR, pixels contiguous. geometries: where each lies in the frame that all share.
+
+        Returns:
+            Per picture float32 `(n, 6)` rows x1, y1, x2, y2, score, class in pixels of the frame, best first; and the
+            seconds of pre-processing, network and selection, `(3,)`.
+
+        Raises:
+            TypeError, ValueError: pictures that are none, or whose frames differ.
+        """
+        start = time.perf_counter()
+        batch = np.empty((len(pictures), *input_shape(common_frame(pictures, geometries), self.layout)), np.float32)
+        for row, picture, geometry in zip(batch, pictures, geometries, strict=True):
+            fill_from_picture(row, picture, geometry, preprocess, self.layout)
+        prepared = time.perf_counter()
+        heads = self.heads(batch)
+        inferred = time.perf_counter()
+        rows = self.select(*heads, settings)
+        return rows, np.diff((start, prepared, inferred, time.perf_counter()))
 
 
 def choose_device(device: Any) -> torch.device:

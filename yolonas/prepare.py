@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 def input_shape(frame: Size, layout: str) -> tuple[int, ...]:
     """The shape of one picture in a (height, width) frame whose axes are "chw" or "hwc"."""
     return (*frame, 3) if layout == "hwc" else (3, *frame)
+
+
+def common_frame(pictures: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Size:
+    """The frame that the pictures of one network call share. Raises ValueError if they do not share one."""
+    if len(pictures) != len(geometries):
+        raise ValueError(f"detect: geometries must be one per picture, {len(pictures)}, got {len(geometries)}")
+    frames = sorted({geometry.frame for geometry in geometries})
+    if len(frames) != 1:
+        raise ValueError(f"detect: pictures must be one or more with frames of one size, got frames {frames}")
+    return frames[0]
 
 
 def fill_from_picture(

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -22,10 +23,14 @@ namespace {
 
 using engine::View;
 
-TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
-  TensorArg tensor(object, op, argument);
+void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
   YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
            name(tensor.view().device), ":", tensor.view().device_index);
+}
+
+TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
+  TensorArg tensor(object, op, argument);
+  check_on_cpu(tensor, op, argument);
   return tensor;
 }
 
@@ -143,6 +148,54 @@ void run(cpu::Engine& self, const py::object& x, const py::sequence& cls, const 
   self.run(x_arg.view(), views(cls_args), views(reg_args));
 }
 
+using Pair = std::array<std::int64_t, 2>;  // along (height, width)
+
+py::tuple detect(cpu::Engine& self, const py::sequence& pictures, const Pair& frame, const std::vector<Pair>& resized,
+                 const std::vector<Pair>& offsets, int pad_value, bool swap_channels, const std::array<double, 3>& mean,
+                 const std::array<double, 3>& divisor, double conf, std::int64_t top_k, bool multi_label,
+                 const py::object& class_mask, double iou, std::int64_t max_det, bool agnostic,
+                 const py::object& detections, const py::object& counts) {
+  const char* op = "detect";
+  const std::vector<TensorArg> images = tensor_list(pictures, op, "picture");
+  YN_CHECK(resized.size() == images.size() && offsets.size() == images.size(), op,
+           ": resized and offsets must have one pair per picture, ", images.size(), ", got ", resized.size(), " and ",
+           offsets.size());
+  cpu::DetectRequest request;
+  LetterboxParams placement;
+  placement.pad_value = pad_value;
+  placement.swap_channels = swap_channels;
+  for (std::size_t c = 0; c < 3; ++c) {
+    placement.mean[c] = static_cast<float>(mean[c]);
+    placement.divisor[c] = static_cast<float>(divisor[c]);
+  }
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    check_on_cpu(images[i], op, "picture");
+    placement.resized_h = resized[i][0];
+    placement.resized_w = resized[i][1];
+    placement.top = offsets[i][0];
+    placement.left = offsets[i][1];
+    request.pictures.push_back({images[i].view(), placement});
+  }
+  request.frame_h = frame[0];
+  request.frame_w = frame[1];
+  request.candidates = {static_cast<float>(conf), top_k, multi_label, nullptr};
+  request.nms = {static_cast<float>(iou), max_det, agnostic};
+  std::unique_ptr<TensorArg> mask;
+  if (!class_mask.is_none()) {
+    mask = std::make_unique<TensorArg>(on_cpu(class_mask, op, "class_mask"));
+    request.class_mask = &mask->view();
+  }
+  const TensorArg detections_arg = on_cpu(detections, op, "detections"), counts_arg = on_cpu(counts, op, "counts");
+  request.detections = detections_arg.view();
+  request.counts = counts_arg.view();
+  cpu::Engine::StageTimes times;
+  {
+    const GilRelease release;
+    times = self.detect(request);
+  }
+  return py::make_tuple(times.preprocess, times.network, times.postprocess);
+}
+
 py::list plan(cpu::Engine& self, std::int64_t height, std::int64_t width, std::int64_t batch) {
   std::vector<cpu::StepInfo> infos;
   {
@@ -196,11 +249,16 @@ void bind_engine(py::module_& module) {
   py::class_<cpu::Engine>(module, "Engine", "A network in one call: a graph of steps with its weights.")
       .def(py::init(&make_engine), py::arg("buffers"), py::arg("steps"), py::arg("outputs"))
       .def("run", &run, py::arg("x"), py::arg("cls"), py::arg("reg"))
+      .def("detect", &detect, py::arg("pictures"), py::kw_only(), py::arg("frame"), py::arg("resized"),
+           py::arg("offsets"), py::arg("pad_value"), py::arg("swap_channels"), py::arg("mean"), py::arg("divisor"),
+           py::arg("conf"), py::arg("top_k"), py::arg("multi_label"), py::arg("class_mask"), py::arg("iou"),
+           py::arg("max_det"), py::arg("agnostic"), py::arg("detections"), py::arg("counts"))
       .def("plan", &plan, py::arg("height").noconvert(), py::arg("width").noconvert(), py::arg("batch").noconvert() = 1)
       .def("memory", &memory, py::arg("height").noconvert(), py::arg("width").noconvert(),
            py::arg("batch").noconvert() = 1)
       .def("time_steps", &time_steps, py::arg("x"), py::arg("rounds").noconvert())
       .def("set_algorithm", &set_algorithm, py::arg("name"), py::arg("algorithm"))
+      .def_property_readonly("num_classes", &cpu::Engine::num_classes)
       .def("serialize", &serialize)
       .def_static("deserialize", &engine_from_bytes, py::arg("data"))
       .def("_guard_buffers", &cpu::Engine::guard_buffers, py::arg("on"));

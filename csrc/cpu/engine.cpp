@@ -13,12 +13,6 @@ namespace {
 
 constexpr std::size_t kPlans = 8;  // kept; a data set of pictures of many shapes makes more in turn
 
-// Pictures that run side by side: one each for a few threads. More would be no faster, in a larger arena.
-engine::InputSize part_of(engine::InputSize size) {
-  size.pictures = std::min<std::int64_t>(size.pictures, std::min(num_threads(), 8));
-  return size;
-}
-
 bool overlap(const TensorView& a, const TensorView& b) {
   const char *a0 = a.as<const char>(), *b0 = b.as<const char>();
   return a.numel() && b.numel() && a0 < b0 + b.numel() * 4 && b0 < a0 + a.numel() * 4;
@@ -48,35 +42,25 @@ void check_finite(const TensorView& x, const char* op) {
 
 }  // namespace
 
-// A context for the time of a run; returned to the engine at the end.
-class Engine::Lease {
- public:
-  explicit Lease(Engine& engine) : engine_(engine) {
-    {
-      const std::lock_guard<std::mutex> lock(engine_.contexts_mutex_);
-      if (!engine_.free_contexts_.empty()) {
-        context_ = std::move(engine_.free_contexts_.back());
-        engine_.free_contexts_.pop_back();
-      }
-    }
-    if (!context_) context_ = std::make_unique<Context>();
-  }
-  ~Lease() {
-    try {
-      const std::lock_guard<std::mutex> lock(engine_.contexts_mutex_);
-      engine_.free_contexts_.push_back(std::move(context_));
-    } catch (...) {
-      // No memory for the list: the context is let go.
+Engine::Lease::Lease(Engine& engine) : engine_(engine) {
+  {
+    const std::lock_guard<std::mutex> lock(engine_.contexts_mutex_);
+    if (!engine_.free_contexts_.empty()) {
+      context_ = std::move(engine_.free_contexts_.back());
+      engine_.free_contexts_.pop_back();
     }
   }
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  Context& context() { return *context_; }
+  if (!context_) context_ = std::make_unique<Context>();
+}
 
- private:
-  Engine& engine_;
-  std::unique_ptr<Context> context_;
-};
+Engine::Lease::~Lease() {
+  try {
+    const std::lock_guard<std::mutex> lock(engine_.contexts_mutex_);
+    engine_.free_contexts_.push_back(std::move(context_));
+  } catch (...) {
+    // No memory for the list: the context is let go.
+  }
+}
 
 Engine::Engine(engine::Graph&& graph) : graph_(std::move(graph)) {
   engine::check_graph(graph_);
@@ -91,6 +75,12 @@ Engine::Engine(engine::Graph&& graph) : graph_(std::move(graph)) {
 engine::Graph Engine::graph() {
   const std::lock_guard<std::mutex> build(build_mutex_);
   return weights_->unpacked(graph_);
+}
+
+// Pictures that run side by side: one each for a few threads. More would be no faster, in a larger arena.
+engine::InputSize Engine::part_of(engine::InputSize size) {
+  size.pictures = std::min<std::int64_t>(size.pictures, std::min(num_threads(), 8));
+  return size;
 }
 
 engine::InputSize Engine::check_input(const TensorView& x, const char* op) const {

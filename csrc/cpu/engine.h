@@ -12,10 +12,27 @@
 
 #include "core/tensor_view.h"
 #include "cpu/engine_plan.h"
+#include "cpu/letterbox.h"
+#include "cpu/post.h"
 #include "engine/arena.h"
 #include "engine/graph.h"
 
 namespace yolonas::cpu {
+
+// From pictures to detections. N pictures, all in frames of one size.
+struct DetectRequest {
+  struct Picture {
+    TensorView image;           // uint8 (h, w, 3), pixels contiguous, rows may be apart
+    LetterboxParams placement;  // `hwc` does not count: it is what the network takes
+  };
+  std::vector<Picture> pictures;
+  std::int64_t frame_h = 0, frame_w = 0;
+  CandidateParams candidates;  // top_k may be larger than there are pairs
+  NmsParams nms;
+  const TensorView* class_mask = nullptr;  // uint8 (K,), 0 = never a candidate; null = all
+  TensorView detections;                   // float32 (N, max_det, 6), as nms_candidates gives them, in frame pixels
+  TensorView counts;                       // int64 (N,)
+};
 
 // All functions may be called from several threads at once. A run holds no lock, and allocates nothing when its size
 // was seen before and no more runs are under way than then. Results are the same bits for any number of threads, place
@@ -29,6 +46,14 @@ class Engine {
   // x: (N, H, W, 3), finite. cls, reg: per level (N, H / stride, W / stride, channels of its view). All float32 and
   // contiguous, no output overlaps x or another output.
   void run(const TensorView& x, const std::vector<TensorView>& cls, const std::vector<TensorView>& reg);
+
+  // Letterbox, run, decode_candidates and nms_candidates one after another, bit for bit, in memory that the engine
+  // keeps for the next call. For networks whose levels have the same number of classes and 4 * kBoxBins box outputs.
+  // Detections and counts must not overlap each other or what is read.
+  struct StageTimes {
+    double preprocess = 0, network = 0, postprocess = 0;  // milliseconds
+  };
+  StageTimes detect(const DetectRequest& request);
 
   // The steps as they would run on this input size, with the instruction set and threads in use now.
   std::vector<StepInfo> plan(const engine::InputSize& size);
@@ -48,6 +73,8 @@ class Engine {
   // For tests: every buffer of later runs ends at a page that nobody may touch, and holds NaN at first.
   void guard_buffers(bool on) { guard_.store(on, std::memory_order_relaxed); }
 
+  std::int64_t num_classes() const { return graph_.levels[0].cls.channels; }  // of the first level
+
   // The graph with its weights, in memory of its own.
   engine::Graph graph();
 
@@ -58,16 +85,40 @@ class Engine {
     std::atomic<std::int64_t> next{0};
     std::int64_t end = 0;
   };
+  using Outputs = std::vector<float*>;  // cls and reg of level 0, of level 1, ...
+  // What detect needs beyond a run: empty until the first call.
+  struct DetectMemory {
+    std::vector<LetterboxFrame> frames;  // of all pictures
+    engine::Memory input;
+    std::vector<engine::Memory> head_memory;  // of one output each
+    Outputs outputs;
+    HeadOutputs heads;
+    LetterboxWorkspace letterbox;
+    std::vector<SelectWorkspace> select;  // of one picture each
+  };
   // The memory of one run.
   struct Context {
     engine::Memory arena, workspaces;
     std::vector<engine::Memory> guarded;
     std::vector<float*> buffers;
     std::vector<Share> shares;  // one a thread
+    DetectMemory detect;
   };
-  class Lease;
-  using Outputs = std::vector<float*>;  // cls and reg of level 0, of level 1, ...
+  // A context for the time of a run; returned to the engine at the end.
+  class Lease {
+   public:
+    explicit Lease(Engine& engine);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    Context& context() { return *context_; }
 
+   private:
+    Engine& engine_;
+    std::unique_ptr<Context> context_;
+  };
+
+  static engine::InputSize part_of(engine::InputSize size);
   engine::InputSize check_input(const TensorView& x, const char* op) const;
   std::shared_ptr<const Plan> plan_for(const engine::InputSize& size);
   std::shared_ptr<const Plan> find_plan(const engine::InputSize& size, const CpuKernels& table, int threads);
@@ -77,6 +128,8 @@ class Engine {
   void prepare(const Plan& plan, const float* x, const Outputs& outputs, Context& context) const;
   static void run_step(const Plan& plan, const StepPlan& step, Context& context);
   static void copy_outputs(const Plan& plan, const Outputs& outputs, const Context& context);
+  engine::InputSize check_detect(const DetectRequest& request) const;
+  void prepare_detect(const Plan& plan, const DetectRequest& request, DetectMemory& memory) const;
 
   engine::Graph graph_;  // without weights
   std::vector<float> zeros_;

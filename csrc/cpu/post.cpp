@@ -89,17 +89,61 @@ const HeadLevel& level_of(const HeadOutputs& heads, std::int64_t anchor) {
   return heads.levels[at];
 }
 
+// Pairs of anchor and class that can become candidates of one picture.
+std::int64_t pairs_of(const HeadOutputs& heads, const CandidateParams& params) {
+  return heads.anchors * (params.multi_label ? heads.classes : 1);
+}
+
+// The best top_k keys of one picture, sorted.
+void choose_candidates(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
+                       const CandidateParams& params, CandidateKeys& keys) {
+  keys.clear();
+  collect_logits(table, heads, picture, params, keys);
+  keep_best(keys, params.top_k);
+}
+
+// Boxes, scores and classes of the keys; returns how many have a finite box.
+std::int64_t decode_chosen(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
+                           const CandidateKeys& keys, float* box, float* score, std::int32_t* label) {
+  std::int64_t written = 0;
+  for (std::size_t i = 0; i < keys.size(); i += 2) {
+    const HeadLevel* level[2];
+    std::int64_t cell[2];
+    float decoded[2][4];
+    float* to[2] = {decoded[0], decoded[1]};
+    const int pair = i + 1 < keys.size() ? 2 : 1;
+    for (int j = 0; j < pair; ++j) {
+      const std::int64_t anchor = key_index(keys[i + static_cast<std::size_t>(j)]) / heads.classes;
+      level[j] = &level_of(heads, anchor);
+      cell[j] = anchor - level[j]->first_anchor;
+    }
+    decode_two(table, heads, picture, level, cell, pair, to);
+    for (int j = 0; j < pair; ++j) {
+      if (!finite_box(decoded[j])) continue;
+      const CandidateKey key = keys[i + static_cast<std::size_t>(j)];
+      std::copy(decoded[j], decoded[j] + 4, box + 4 * written);
+      score[written] = key_score(key);
+      label[written++] = static_cast<std::int32_t>(key_index(key) % heads.classes);
+    }
+  }
+  return written;
+}
+
+// Boxes that suppression can keep of n candidates; one of none, so that there is memory.
+std::int64_t most_kept(const NmsParams& params, std::int64_t n) {
+  return std::min(params.max_det, std::max<std::int64_t>(n, 1));
+}
+
 // Suppresses one picture's sorted candidates and writes its rows of the result.
 std::int64_t suppress(const CpuKernels& table, const float* boxes, const float* scores, const std::int32_t* classes,
-                      std::int64_t n, const NmsParams& params, std::vector<std::int32_t>& keep,
-                      std::vector<float>& workspace, float* detections) {
-  const std::int64_t most = std::min(params.max_det, std::max<std::int64_t>(n, 1));
-  keep.resize(static_cast<std::size_t>(most));
-  workspace.resize(static_cast<std::size_t>(nms_workspace(most)));
-  const std::int64_t kept =
-      table.nms_f32(boxes, params.agnostic ? nullptr : classes, n, params.iou, most, keep.data(), workspace.data());
+                      std::int64_t n, const NmsParams& params, SelectWorkspace& workspace, float* detections) {
+  const std::int64_t most = most_kept(params, n);
+  workspace.keep.resize(static_cast<std::size_t>(most));
+  workspace.suppression.resize(static_cast<std::size_t>(nms_workspace(most)));
+  const std::int64_t kept = table.nms_f32(boxes, params.agnostic ? nullptr : classes, n, params.iou, most,
+                                          workspace.keep.data(), workspace.suppression.data());
   for (std::int64_t i = 0; i < kept; ++i) {
-    const std::int64_t from = keep[static_cast<std::size_t>(i)];
+    const std::int64_t from = workspace.keep[static_cast<std::size_t>(i)];
     float* row = detections + 6 * i;
     std::copy(boxes + 4 * from, boxes + 4 * from + 4, row);
     row[4] = scores[from];
@@ -139,42 +183,42 @@ void decode_candidates(const HeadOutputs& heads, const CandidateParams& params, 
   check_output(classes, "decode_candidates", "classes", DType::s32, {heads.batch, top_k}, "(B, top_k)");
   check_output(counts, "decode_candidates", "counts", DType::s64, {heads.batch}, "(B,)");
   const CpuKernels& table = kernels();
-  // Scratch is made here: bodies of parallel_for must not throw, and pictures are few.
-  std::vector<CandidateKeys> keys(static_cast<std::size_t>(heads.batch));
-  for (auto& list : keys)
-    list.reserve(static_cast<std::size_t>(heads.anchors * (params.multi_label ? heads.classes : 1)));
+  // Made here: bodies of parallel_for must not throw, and pictures are few.
+  std::vector<SelectWorkspace> workspaces(static_cast<std::size_t>(heads.batch));
+  for (SelectWorkspace& workspace : workspaces) workspace.reserve(pairs_of(heads, params), 0, 0);
   parallel_for(heads.batch, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t picture = begin; picture < end; ++picture) {
-      CandidateKeys& list = keys[static_cast<std::size_t>(picture)];
-      collect_logits(table, heads, picture, params, list);
-      keep_best(list, top_k);
-      float* box = boxes.as<float>() + picture * top_k * 4;
-      float* score = scores.as<float>() + picture * top_k;
-      std::int32_t* label = classes.as<std::int32_t>() + picture * top_k;
-      std::int64_t written = 0;
-      for (std::size_t i = 0; i < list.size(); i += 2) {
-        const HeadLevel* level[2];
-        std::int64_t cell[2];
-        float decoded[2][4];
-        float* to[2] = {decoded[0], decoded[1]};
-        const int pair = i + 1 < list.size() ? 2 : 1;
-        for (int j = 0; j < pair; ++j) {
-          const std::int64_t anchor = key_index(list[i + static_cast<std::size_t>(j)]) / heads.classes;
-          level[j] = &level_of(heads, anchor);
-          cell[j] = anchor - level[j]->first_anchor;
-        }
-        decode_two(table, heads, picture, level, cell, pair, to);
-        for (int j = 0; j < pair; ++j) {
-          if (!finite_box(decoded[j])) continue;
-          const CandidateKey key = list[i + static_cast<std::size_t>(j)];
-          std::copy(decoded[j], decoded[j] + 4, box + 4 * written);
-          score[written] = key_score(key);
-          label[written++] = static_cast<std::int32_t>(key_index(key) % heads.classes);
-        }
-      }
-      counts.as<std::int64_t>()[picture] = written;
+      CandidateKeys& keys = workspaces[static_cast<std::size_t>(picture)].keys;
+      choose_candidates(table, heads, picture, params, keys);
+      counts.as<std::int64_t>()[picture] =
+          decode_chosen(table, heads, picture, keys, boxes.as<float>() + picture * top_k * 4,
+                        scores.as<float>() + picture * top_k, classes.as<std::int32_t>() + picture * top_k);
     }
   });
+}
+
+std::int64_t select(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
+                    const CandidateParams& candidates, const NmsParams& params, SelectWorkspace& workspace,
+                    float* detections) {
+  choose_candidates(table, heads, picture, candidates, workspace.keys);
+  const std::int64_t n = decode_chosen(table, heads, picture, workspace.keys, workspace.boxes.data(),
+                                       workspace.scores.data(), workspace.classes.data());
+  return suppress(table, workspace.boxes.data(), workspace.scores.data(), workspace.classes.data(), n, params,
+                  workspace, detections);
+}
+
+void SelectWorkspace::reserve(std::int64_t pairs, std::int64_t candidates, std::int64_t kept) {
+  keys.reserve(static_cast<std::size_t>(pairs));
+  boxes.resize(static_cast<std::size_t>(4 * candidates));
+  scores.resize(static_cast<std::size_t>(candidates));
+  classes.resize(static_cast<std::size_t>(candidates));
+  keep.reserve(static_cast<std::size_t>(kept));
+  suppression.reserve(static_cast<std::size_t>(nms_workspace(kept)));
+}
+
+void SelectWorkspace::reserve(const HeadOutputs& heads, const CandidateParams& params, const NmsParams& nms) {
+  const std::int64_t pairs = pairs_of(heads, params), candidates = std::min(params.top_k, pairs);
+  reserve(pairs, candidates, most_kept(nms, candidates));
 }
 
 void nms_candidates(const TensorView& boxes, const TensorView& scores, const TensorView& classes,
@@ -188,19 +232,14 @@ void nms_candidates(const TensorView& boxes, const TensorView& scores, const Ten
     YN_CHECK(n >= 0 && n <= capacity, op, ": counts must lie in 0..", capacity, ", got ", n, " for picture ", picture);
   }
   const CpuKernels& table = kernels();
-  std::vector<std::vector<std::int32_t>> keep(static_cast<std::size_t>(batch));
-  std::vector<std::vector<float>> workspace(static_cast<std::size_t>(batch));
-  for (std::size_t i = 0; i < keep.size(); ++i) {
-    keep[i].reserve(static_cast<std::size_t>(params.max_det));
-    workspace[i].reserve(static_cast<std::size_t>(nms_workspace(params.max_det)));
-  }
+  std::vector<SelectWorkspace> workspaces(static_cast<std::size_t>(batch));
+  for (SelectWorkspace& workspace : workspaces) workspace.reserve(0, 0, most_kept(params, capacity));
   parallel_for(batch, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       counts.as<std::int64_t>()[i] =
           suppress(table, boxes.as<const float>() + i * capacity * 4, scores.as<const float>() + i * capacity,
                    classes.as<const std::int32_t>() + i * capacity, candidate_counts.as<const std::int64_t>()[i],
-                   params, keep[static_cast<std::size_t>(i)], workspace[static_cast<std::size_t>(i)],
-                   detections.as<float>() + i * params.max_det * 6);
+                   params, workspaces[static_cast<std::size_t>(i)], detections.as<float>() + i * params.max_det * 6);
     }
   });
 }
@@ -219,25 +258,13 @@ void batched_nms(const TensorView& boxes, const TensorView& scores, const Candid
   check_output(detections, op, "detections", DType::f32, {batch, params.max_det, 6}, "(B, max_det, 6)");
   check_output(counts, op, "counts", DType::s64, {batch}, "(B,)");
   const CpuKernels& table = kernels();
-  struct Scratch {
-    CandidateKeys keys;
-    std::vector<float> box, score, workspace;
-    std::vector<std::int32_t> label, keep;
-  };
   const std::int64_t pairs = anchors * (candidates.multi_label ? classes : 1);
   const std::int64_t most = std::min(candidates.top_k, pairs);
-  std::vector<Scratch> scratch(static_cast<std::size_t>(batch));
-  for (Scratch& s : scratch) {
-    s.keys.reserve(static_cast<std::size_t>(pairs));
-    s.box.resize(static_cast<std::size_t>(4 * most));
-    s.score.resize(static_cast<std::size_t>(most));
-    s.label.resize(static_cast<std::size_t>(most));
-    s.keep.reserve(static_cast<std::size_t>(params.max_det));
-    s.workspace.reserve(static_cast<std::size_t>(nms_workspace(params.max_det)));
-  }
+  std::vector<SelectWorkspace> workspaces(static_cast<std::size_t>(batch));
+  for (SelectWorkspace& workspace : workspaces) workspace.reserve(pairs, most, most_kept(params, most));
   parallel_for(batch, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t picture = begin; picture < end; ++picture) {
-      Scratch& s = scratch[static_cast<std::size_t>(picture)];
+      SelectWorkspace& s = workspaces[static_cast<std::size_t>(picture)];
       const float* box = boxes.as<const float>() + picture * anchors * 4;
       const float* score = scores.as<const float>() + picture * anchors * classes;
       collect_scores(table, score, anchors, classes, candidates, s.keys);
@@ -246,13 +273,12 @@ void batched_nms(const TensorView& boxes, const TensorView& scores, const Candid
       for (const CandidateKey key : s.keys) {
         const float* from = box + 4 * (key_index(key) / classes);
         if (!finite_box(from)) continue;
-        std::copy(from, from + 4, s.box.data() + 4 * n);
-        s.score[static_cast<std::size_t>(n)] = key_score(key);
-        s.label[static_cast<std::size_t>(n++)] = static_cast<std::int32_t>(key_index(key) % classes);
+        std::copy(from, from + 4, s.boxes.data() + 4 * n);
+        s.scores[static_cast<std::size_t>(n)] = key_score(key);
+        s.classes[static_cast<std::size_t>(n++)] = static_cast<std::int32_t>(key_index(key) % classes);
       }
-      counts.as<std::int64_t>()[picture] =
-          suppress(table, s.box.data(), s.score.data(), s.label.data(), n, params, s.keep, s.workspace,
-                   detections.as<float>() + picture * params.max_det * 6);
+      counts.as<std::int64_t>()[picture] = suppress(table, s.boxes.data(), s.scores.data(), s.classes.data(), n, params,
+                                                    s, detections.as<float>() + picture * params.max_det * 6);
     }
   });
 }

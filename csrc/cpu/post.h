@@ -1,6 +1,11 @@
 // Decode and NMS on the CPU. B pictures, A anchors, K classes; boxes are xyxy in input pixels, float32, contiguous.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
+#include "cpu/candidates.h"
+#include "cpu/kernels.h"
 #include "ops/post.h"
 
 namespace yolonas::cpu {
@@ -23,5 +28,23 @@ void nms_candidates(const TensorView& boxes, const TensorView& scores, const Ten
 // Candidates of decoded boxes (B, A, 4) and scores (B, A, K), then suppression, a picture per thread.
 void batched_nms(const TensorView& boxes, const TensorView& scores, const CandidateParams& candidates,
                  const NmsParams& params, const TensorView& detections, const TensorView& counts);
+
+// What the selection of one picture's detections works in. Kept between calls it grows to the largest one's needs.
+struct SelectWorkspace {
+  CandidateKeys keys;
+  std::vector<float> boxes, scores, suppression;
+  std::vector<std::int32_t> classes, keep;
+
+  // Room for so many pairs of anchor and class, of those so many candidates, and of those so many kept.
+  void reserve(std::int64_t pairs, std::int64_t candidates, std::int64_t kept);
+  // For select() and heads of this size.
+  void reserve(const HeadOutputs& heads, const CandidateParams& candidates, const NmsParams& params);
+};
+
+// decode_candidates and nms_candidates for one picture, bit for bit: writes max_det rows of six and returns how many
+// are detections. The workspace must have been reserved: allocates nothing and may run inside parallel_for.
+std::int64_t select(const CpuKernels& table, const HeadOutputs& heads, std::int64_t picture,
+                    const CandidateParams& candidates, const NmsParams& params, SelectWorkspace& workspace,
+                    float* detections);
 
 }  // namespace yolonas::cpu

@@ -28,10 +28,15 @@ struct LetterboxParams {
 // contiguous. out: float32, contiguous.
 LetterboxFrame check_letterbox(const TensorView& image, const TensorView& out, const LetterboxParams& params);
 
+// The same for a frame that has no memory yet: `out` of the result is null. `op` and `argument`, which names the image,
+// go into the text.
+LetterboxFrame check_letterbox(const char* op, const char* argument, const TensorView& image, std::int64_t frame_h,
+                               std::int64_t frame_w, const LetterboxParams& params);
+
 // Source index and packed weights (low half first source, high half second) of one axis.
 struct ResizeTable {
   std::vector<std::int32_t> index, weights;
 };
-ResizeTable resize_table(std::int64_t source, std::int64_t resized, bool keep_border_weights);
+void resize_table(std::int64_t source, std::int64_t resized, bool keep_border_weights, ResizeTable& table);
 
 }  // namespace yolonas

@@ -62,6 +62,30 @@ def graph() -> Graph:
     return buffers, steps, outputs
 
 
+def detector() -> Graph:
+    """A small network with the head outputs of a detector of five classes; those of one level share a buffer."""
+    buffers = [(0, 3), (1, 16), (2, 16), (3, 24), (3, 5), (3, 68), (4, 32), (4, 80), (5, 24), (5, 5), (5, 68)]
+    fine, middle, coarse = (3, 0, 24), (6, 0, 32), (8, 0, 24)
+    steps = [
+        conv("stem", (0, 0, 3), (1, 0, 16), 3, 2),
+        conv("down", (1, 0, 16), (2, 0, 16), 3, 2),
+        conv("fine", (2, 0, 16), fine, 3, 2),
+        conv("fine cls", fine, (4, 0, 5), 3, relu=False),
+        conv("fine reg", fine, (5, 0, 68), 1, relu=False),
+        conv("middle", fine, middle, 3, 2),
+        conv("middle heads", middle, (7, 0, 80), 1, relu=False),
+        conv("coarse", middle, coarse, 3, 2),
+        conv("coarse cls", coarse, (9, 0, 5), 1, relu=False),
+        conv("coarse reg", coarse, (10, 0, 68), 3, relu=False),
+    ]
+    outputs = [
+        {"cls": (4, 0, 5), "reg": (5, 0, 68), "stride": 8},
+        {"cls": (7, 0, 5), "reg": (7, 7, 68), "stride": 16},
+        {"cls": (9, 0, 5), "reg": (10, 0, 68), "stride": 32},
+    ]
+    return buffers, steps, outputs
+
+
 def interpret(graph: Graph, x: np.ndarray) -> list[np.ndarray]:
     """All outputs in float64: cls and reg of each level."""
     count, height, width, _ = x.shape
@@ -132,4 +156,5 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
 
 
 GRAPH = graph()
+DETECTOR = detector()
 CONVOLUTIONS = [step["name"] for step in GRAPH[1] if step["op"] == "conv"]
