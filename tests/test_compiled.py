@@ -209,8 +209,9 @@ def test_python_needs_no_torch(compiled: Path, tmp_path: Path) -> None:
 def test_the_command_line_needs_no_torch(compiled: Path, picture: np.ndarray, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "p.jpg"), picture)
     code = (
-        "import sys; from yolonas.cli import main; "
+        "import os, sys; from yolonas.cli import main; os.environ['XDG_CACHE_HOME'] = os.getcwd(); "
         "assert main(['predict', f'model={sys.argv[1]}', 'source=p.jpg', 'conf=0.5']) == 0; "
+        "assert main(['predict', f'model={sys.argv[1]}', 'source=p.jpg', 'imgsz=64', 'tune']) == 0; "
         "assert main(['info', f'model={sys.argv[1]}', 'plan', 'imgsz=64']) == 0; print('torch' in sys.modules)"
     )
     out = run(code, compiled, cwd=tmp_path)
@@ -218,6 +219,7 @@ def test_the_command_line_needs_no_torch(compiled: Path, picture: np.ndarray, tm
     assert "kind        yolonas, compiled for the native engine" in out
     assert "GFLOP/s" in out
     assert (tmp_path / "runs" / "detect" / "predict" / "p.jpg").exists()
+    assert (tmp_path / "yolonas" / "tuning.json").exists()
 
 
 @pytest.mark.slow

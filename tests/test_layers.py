@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import the modules of its own row and of the rows above it, never below.
 ROWS = [
     {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
+    {"tuning"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
     {"lowering", "selection"},
     {"draw"},

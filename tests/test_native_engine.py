@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_recipe import fill_, make_input
 from harness import ISAS, bits, runs_here, using_isa, using_threads
 from val_data import NAMES, write_data
@@ -103,6 +106,59 @@ def test_heads_equal_those_of_the_modules(network: YoloNAS, isa: str) -> None:
             assert np.abs(level - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
+def out_of_winograds_range_(network: YoloNAS, x: torch.Tensor) -> list[str]:
+    """Scales layers up to the end of float32's range and their readers down, in place and exactly; names the layers.
+
+    The direct form cannot overflow in any order of its sums; products by Winograd are larger than the outputs.
+    """
+    scaled = []
+    for name in ("backbone.stage2.blocks", "neck.neck2.blocks"):
+        csp = network.get_submodule(name)
+        last = csp.bottlenecks[-1]
+        first, second, join = last.cv1.rbr_reparam, last.cv2.rbr_reparam, csp.conv3.conv
+        inputs: list[torch.Tensor] = []
+        hook = first.register_forward_hook(lambda module, arguments, y, to=inputs: to.append(arguments[0]))
+        with torch.no_grad():
+            network.forward_heads(x)
+            hook.remove()
+            sums = F.conv2d(inputs[0].double(), first.weight.abs().double(), first.bias.abs().double(), padding=1)
+            up, between = 128 - math.ceil(math.log2(1.001 * float(sums.max()))), 20
+            for tensor in (first.weight, first.bias):
+                tensor *= 2.0**up
+            second.weight *= 2.0 ** (between - up)  # smaller than that float32 would lose bits of them
+            for tensor in (second.bias, last.alpha):
+                tensor *= 2.0**between
+            width, before = len(second.weight), len(csp.bottlenecks) if csp.concat else 0
+            join.weight[:, before * width : (before + 1) * width] *= 2.0**-between
+        scaled.append(f"{name}.bottlenecks.{len(csp.bottlenecks) - 1}.cv1")
+    return scaled
+
+
+def test_layers_out_of_winograds_range_run_direct(isa: str) -> None:
+    network = fuse_(fill_(YoloNAS("s", num_classes=3)).eval())
+    x = random_batch(1, 128, 160, 3)
+    planes = torch.from_numpy(x).permute(0, 3, 1, 2)
+
+    def algorithms(engine: NativeEngine) -> dict[str, str]:
+        return {step["name"]: step["algorithm"] for step in engine.plan((128, 160))}
+
+    usual = algorithms(NativeEngine.of_module(network))
+    scaled = out_of_winograds_range_(network, planes)
+    engine = NativeEngine.of_module(network)
+    changed = {name: (usual[name], now) for name, now in algorithms(engine).items() if now != usual[name]}
+    assert changed == dict.fromkeys(scaled, ("winograd43", "direct"))
+
+    with torch.no_grad():
+        expected = copy.deepcopy(network).double()(planes.double())
+    boxes, scores = ops.decode(*engine.heads(x), channels_last=True)
+    assert_close_boxes(boxes, expected[0].numpy(), rtol=1e-4)
+    np.testing.assert_allclose(scores, expected[1].numpy(), rtol=1e-4)
+
+    for name in scaled:  # what it would be without
+        engine.native.set_algorithm(name, "winograd43")
+    assert not all(np.isfinite(level).all() for kind in engine.heads(x) for level in kind)
+
+
 def test_results_do_not_depend_on_threads_or_batch(small: YoloNAS) -> None:
     engine = NativeEngine.of_module(small)
     x = random_batch(3, 64, 96, 3)
@@ -148,7 +204,12 @@ def test_many_threads_may_run_one_engine(small: YoloNAS) -> None:
         (np.zeros((1, 0, 64, 3), np.float32), ValueError, "32"),
         (np.zeros((1, 64, 64, 3), np.float64), TypeError, "float32"),
         (np.zeros((1, 64, 64, 3), np.uint8), TypeError, "float32"),
+        (np.zeros((1, 64, 64, 3), np.float16), TypeError, "float32"),
+        (np.zeros((1, 32, 64, 3), ">f4"), TypeError, "unsupported dtype"),
+        (np.zeros((1, 33, 64, 3), np.float32), ValueError, "multiples of 32, got 33 x 64"),
         (np.full((1, 64, 64, 3), np.nan, np.float32), ValueError, "finite"),
+        (np.full((2, 64, 64, 3), np.inf, np.float32), ValueError, "finite"),
+        (np.full((1, 64, 64, 3), -np.inf, np.float32), ValueError, "finite"),
         (np.zeros((1, 64, 128, 3), np.float32)[:, :, ::2], ValueError, "contiguous"),
     ],
 )

@@ -116,6 +116,8 @@ def test_other_files_in_the_weights_folder(folder: Path):
         ("yolo_nas_s.onnx", "weights files mostly end in .pt, .pth, .ckpt, .safetensors; did you mean .*yolo_nas_s"),
         ("yolo_nas_pose_s", "pose networks are not supported"),
         ("cels.pt", r"did you mean cells\.pt"),
+        ("bees.yolonas", r"'bees\.yolonas' does not exist; NAS\('bees\.pt'\)\.save\('bees\.yolonas'\) makes it"),
+        ("sub/cels.yolonas", r"did you mean cells\.yolonas\? NAS\('cels\.pt'\)\.save\('sub/cels\.yolonas'\) makes"),
         ("sub/cels.pt", r"'sub/cels.pt' does not exist; did you mean cells\.pt"),
         ("nowhere/a.pt", "nor does its folder nowhere"),
         ("sub", r"name must be a file, got the folder 'sub'; it holds cells\.pt"),
@@ -129,6 +131,7 @@ def test_names_without_a_file(folder: Path, name: str, reason: str):
     touch(folder / "cells.pt")
     Path("sub").mkdir()
     touch(Path("sub/cells.pt"))
+    touch(Path("sub/cells.yolonas"))
     with pytest.raises(WeightsNotFoundError, match=reason) as caught:
         resolve_weights(name)
     assert isinstance(caught.value, CheckpointError)

@@ -205,7 +205,7 @@ def info(values: dict[str, Any]) -> int:
 
     if values.get("model") is None:
         raise UsageError("info needs model=FILE or model=yolo_nas_s")
-    detailed, plan = (flag(name, values.get(name, False)) for name in ("detailed", "plan"))
+    detailed, plan, tune = (flag(name, values.get(name, False)) for name in ("detailed", "plan", "tune"))
     imgsz = None if values.get("imgsz") is None else image_size("imgsz", values["imgsz"])
     path = Path(values["model"]).expanduser()
     if not is_compiled(path):
@@ -237,8 +237,8 @@ def info(values: dict[str, Any]) -> int:
     else:
         model = load_model(checkpoint)
         model_info(model, detailed=detailed, imgsz=size)
-    if plan:
-        print_plan(Engines().native(model), size)
+    if plan or tune:
+        print_plan(Engines().native(model), size, tuned=tune)
     return OK
 
 
@@ -287,6 +287,7 @@ def show_help(values: dict[str, Any]) -> int:
   yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
   yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
   yolonas info    model=FILE [detailed] [imgsz=640] [plan] what a weights file holds; plan: the engine's steps, timed
+                                                           (with tune: after choosing by measuring, see predict)
   yolonas checks                                           versions, CPU kernels, devices
   yolonas version                                          the version
   yolonas help                                             this text
@@ -341,7 +342,7 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val_report import ReportOptions
 
         return tuple(item.name for item in fields(ReportOptions))
-    return {"info": ("model", "detailed", "imgsz", "plan")}.get(mode, ())
+    return {"info": ("model", "detailed", "imgsz", "plan", "tune")}.get(mode, ())
 
 
 def _join_equals(words: Sequence[str]) -> list[str]:

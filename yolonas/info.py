@@ -68,16 +68,24 @@ def compiled_info(
     return len(steps), parameters, 0, gflops
 
 
-def print_plan(engine: NativeEngine, imgsz: int | tuple[int, int]) -> None:
-    """Prints what the native engine does for one picture: the algorithm of each step, and its time, measured now."""
+def print_plan(engine: NativeEngine, imgsz: int | tuple[int, int], *, tuned: bool = False) -> None:
+    """Prints what the native engine does for one picture: the algorithm of each step, and its time, measured now.
+
+    `tuned` chooses by measuring before, see `tuning`; steps that this changed are marked.
+    """
     size = _sides(imgsz)
+    if tuned:
+        from .tuning import tune
+
+        tune(engine, size, 1)
     steps, times = engine.plan(size), engine.time_steps(size, TIMED_ROUNDS)
     total = sum(times)
     print(f"{'step':<46} {'algorithm':<12} {'output':<16} {'MFLOPs':>9} {'ms':>8} {'GFLOP/s':>8}")
     for step, ms in zip(steps, times, strict=True):
         shape = "x".join(map(str, step["output"]))
         print(f"{step['name']:<46} {step['algorithm']:<12} {shape:<16} {step['mflop']:>9.1f} {ms:>8.3f}", end=" ")
-        print(f"{step['mflop'] / ms:>8.1f}" if step["mflop"] and ms else f"{'-':>8}")
+        speed = f"{step['mflop'] / ms:>8.1f}" if step["mflop"] and ms else f"{'-':>8}"
+        print(speed + "  tuned" * step["tuned"])
     mflop = sum(step["mflop"] for step in steps)
     print(
         f"{len(steps)} steps at {size[0]}x{size[1]}, {engine.describe()}: {total:.2f} ms, {mflop / total:.1f} GFLOP/s "

@@ -182,10 +182,12 @@ class NAS:
         verbose: bool = True,
         imgsz: int | tuple[int, int] | None = None,
         plan: bool = False,
+        tune: bool = False,
     ) -> tuple[int, int, int, float]:
         """Prints and returns `(layers, parameters, gradients, GFLOPs)`; `imgsz` is by default the checkpoint's.
 
-        `plan` prints and times the steps of the native engine besides, and fuses the network in place.
+        `plan` prints and times the steps of the native engine besides, and fuses the network in place; `tune` measures
+        first how they run fastest, see `tuning`, and marks the steps that this changed.
         """
         from .info import compiled_info, model_info, print_plan
 
@@ -194,8 +196,8 @@ class NAS:
             numbers = compiled_info(self.model, verbose=verbose, imgsz=size)
         else:
             numbers = model_info(self.model, detailed=detailed, verbose=verbose, imgsz=size)
-        if plan:
-            print_plan(self._engines.native(self.model), size)
+        if plan or tune:
+            print_plan(self._engines.native(self.model), size, tuned=tune)
         return numbers
 
     def fuse(self) -> NAS:

@@ -99,7 +99,8 @@ class NativeEngine:
 
     def plan(self, size: tuple[int, int]) -> list[dict[str, Any]]:
         """What is run for one picture of `size` (height, width): a dict per step with `name`, `op`, `algorithm`,
-        `output` (height, width, channels), `mflop` (of the direct form) and `parameters`.
+        `output` (height, width, channels), `mflop` (of the direct form), `parameters` and `tuned` (whether it runs in
+        another way than the built-in table has it).
         """
         return [_step(step) for step in self.native.plan(*size, 1)]
 

@@ -23,6 +23,7 @@ PROTOCOLS = ("sg", "ultralytics")  # whose pre-processing and thresholds
 
 ENGINES = ("native", "torch")  # what can run a network
 ENGINE_HELP = "'native': this library's own, on CPUs; 'torch': the plain modules (default: native on CPUs)"
+TUNE_HELP = "native engine: measure once what runs fastest on this machine, and keep it"
 
 PRECISIONS = {
     **dict.fromkeys((32, "32", "fp32", "w32a32"), "fp32"),

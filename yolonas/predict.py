@@ -22,6 +22,7 @@ from .options import (
     ENGINE_HELP,
     ENGINES,
     PROTOCOLS,
+    TUNE_HELP,
     anything,
     build,
     class_list,
@@ -66,6 +67,7 @@ class PredictOptions:
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
     quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
     engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
+    tune: bool = option(False, flag, TUNE_HELP)
     batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")
     max_det: int | None = option(
         None, whole(1, 100_000), "detections kept per picture (default: the checkpoint's, 300)"
@@ -175,6 +177,11 @@ class Predictor:
         with open_source(
             source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer, batch=options.batch
         ) as pictures:
+            if options.tune:
+                from .tuning import tune
+
+                varied = self.preprocess.rect or self.preprocess.fit is None
+                tune(self.engine, self.preprocess.size, options.batch, other_sizes=varied)
             writer = RunWriter(options) if _writes(options) else None
             progress = _Progress(pictures, options)
             try:

@@ -22,6 +22,7 @@ from .options import (
     ENGINE_HELP,
     ENGINES,
     PROTOCOLS,
+    TUNE_HELP,
     anything,
     build,
     class_list,
@@ -102,6 +103,7 @@ class ValOptions(ReportOptions):
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
     quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
     engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
+    tune: bool = option(False, flag, TUNE_HELP)
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 4)")
     shard: tuple[int, int] | None = option(None, _shard, "'i/n': only part i of n, to be joined by 'yolonas val merge'")
     resume: bool | str = option(False, _resume, "go on with the run that was interrupted; True or its folder")
@@ -165,6 +167,10 @@ class Validator:
 
         options = self.options
         setup = self.setup = set_up(options, self.names, self.preprocess)
+        if options.tune:
+            from .tuning import tune
+
+            tune(self.engine, setup.preprocess.size, options.batch, other_sizes=setup.rect)
         header = self._header(setup)
         evaluator = Evaluator(setup.names, setup.dataset.category_ids, evaluator=options.evaluator)
         self.save_dir, fresh = self._folder(header)

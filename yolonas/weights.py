@@ -22,6 +22,7 @@ from .folders import is_offline, weights_folder
 logger = logging.getLogger("yolonas")
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+COMPILED_SUFFIX = ".yolonas"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,13 @@ def _not_found(name: str, folder: Path, *, suggest: Iterable[str]) -> str:
         return f"weights: {name!r} does not exist, nor does its folder {folder}"
     if "pose" in name.lower():
         return f"weights: {name!r} does not exist, and pose networks are not supported; known models are {_models()}"
-    close = difflib.get_close_matches(Path(name).name, list(suggest), n=3, cutoff=0.6)
+    is_compiled = Path(name).suffix.lower() == COMPILED_SUFFIX
+    suggest = [other for other in suggest if other.lower().endswith(COMPILED_SUFFIX) or not is_compiled]
+    close = difflib.get_close_matches(Path(name).name, suggest, n=3, cutoff=0.6)
+    if is_compiled:
+        other = f"did you mean {' or '.join(close)}? " if close else ""
+        source = Path(name).with_suffix(".pt").name
+        return f"weights: {name!r} does not exist; {other}NAS({source!r}).save({name!r}) makes it of a checkpoint"
     hint = f"; did you mean {' or '.join(close)}?" if close else f"; known models are {_models()}"
     usual = Path(name).suffix.lower() in ("", *SUFFIXES)
     kinds = "" if usual else f", and weights files mostly end in {', '.join(SUFFIXES)}"
@@ -171,7 +178,7 @@ def _known_names() -> list[str]:
 
 def _weights_files(folder: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
+        return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in (*SUFFIXES, COMPILED_SUFFIX))
     except OSError:
         return []
 

@@ -4,7 +4,9 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -214,6 +216,11 @@ py::list plan(cpu::Engine& self, std::int64_t height, std::int64_t width, std::i
     step["stride"] = info.stride;
     step["mflop"] = info.mflop;
     step["weight_bytes"] = info.weight_bytes;
+    step["pixel_floats"] = py::make_tuple(info.in_stride, info.out_stride);
+    step["residual"] = info.residual;
+    step["cut"] = py::make_tuple(info.unit_step, info.block_step);
+    step["tuned"] = info.tuned;
+    step["pictures"] = info.pictures;
     steps.append(step);
   }
   return steps;
@@ -238,6 +245,45 @@ std::vector<double> time_steps(cpu::Engine& self, const py::object& x, int round
   return self.time_steps(x_arg.view(), rounds);
 }
 
+// (algorithm, unit step, block step), or None.
+using ChoiceTuple = std::optional<std::tuple<std::string, std::int64_t, std::int64_t>>;
+
+cpu::Engine::TunedSteps read_choices(const std::vector<ChoiceTuple>& tuples) {
+  cpu::Engine::TunedSteps steps;
+  for (const ChoiceTuple& one : tuples) {
+    steps.emplace_back();
+    if (!one) continue;
+    const auto& [algorithm, unit_step, block_step] = *one;
+    steps.back() = {cpu::find_algorithm(algorithm), unit_step, block_step};
+  }
+  return steps;
+}
+
+std::vector<std::vector<ChoiceTuple>> alternatives(cpu::Engine& self, std::int64_t height, std::int64_t width,
+                                                   std::int64_t batch, int cuts) {
+  const GilRelease release;
+  std::vector<std::vector<ChoiceTuple>> all;
+  for (const std::vector<cpu::Choice>& step : self.alternatives({batch, height, width}, cuts)) {
+    all.emplace_back();
+    for (const cpu::Choice& one : step) all.back().push_back({{name(one.algorithm), one.unit_step, one.block_step}});
+  }
+  return all;
+}
+
+std::vector<std::vector<double>> time_choices(cpu::Engine& self, std::int64_t height, std::int64_t width,
+                                              std::int64_t batch, const std::vector<std::vector<ChoiceTuple>>& runs) {
+  const GilRelease release;
+  std::vector<cpu::Engine::TunedSteps> read;
+  for (const std::vector<ChoiceTuple>& run : runs) read.push_back(read_choices(run));
+  return self.time_choices({batch, height, width}, read);
+}
+
+void set_choices(cpu::Engine& self, std::int64_t height, std::int64_t width, std::int64_t batch,
+                 const std::vector<ChoiceTuple>& choices) {
+  const GilRelease release;
+  self.set_choices({batch, height, width}, read_choices(choices));
+}
+
 void set_algorithm(cpu::Engine& self, const std::string& step, const std::string& algorithm) {
   const GilRelease release;
   self.set_algorithm(step, algorithm);
@@ -258,9 +304,16 @@ void bind_engine(py::module_& module) {
            py::arg("batch").noconvert() = 1)
       .def("time_steps", &time_steps, py::arg("x"), py::arg("rounds").noconvert())
       .def("set_algorithm", &set_algorithm, py::arg("name"), py::arg("algorithm"))
+      .def("alternatives", &alternatives, py::arg("height").noconvert(), py::arg("width").noconvert(),
+           py::arg("batch").noconvert(), py::arg("cuts").noconvert())
+      .def("time_choices", &time_choices, py::arg("height").noconvert(), py::arg("width").noconvert(),
+           py::arg("batch").noconvert(), py::arg("runs"))
+      .def("set_choices", &set_choices, py::arg("height").noconvert(), py::arg("width").noconvert(),
+           py::arg("batch").noconvert(), py::arg("choices"))
       .def_property_readonly("num_classes", &cpu::Engine::num_classes)
       .def("serialize", &serialize)
       .def_static("deserialize", &engine_from_bytes, py::arg("data"))
+      .def_property_readonly_static("plan_version", [](const py::object&) { return cpu::kPlanVersion; })
       .def("_guard_buffers", &cpu::Engine::guard_buffers, py::arg("on"));
 }
 

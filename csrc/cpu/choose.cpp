@@ -2,7 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "core/check.h"
 
 namespace yolonas::cpu {
 namespace {
@@ -70,6 +75,14 @@ const char* name(Algorithm algorithm) noexcept {
   return "unknown";
 }
 
+Algorithm find_algorithm(const std::string& wanted) {
+  for (const Algorithm one : {Algorithm::direct, Algorithm::pointwise, Algorithm::winograd43, Algorithm::winograd_s2,
+                              Algorithm::upsample, Algorithm::max_pool}) {
+    if (wanted == name(one)) return one;
+  }
+  throw std::invalid_argument(concat("choices: there is no algorithm '", wanted, "'"));
+}
+
 std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride) {
   if (kernel == 1 && stride == 1) return {Algorithm::direct, Algorithm::pointwise};
   if (kernel == 3 && stride == 1) return {Algorithm::direct, Algorithm::winograd43};
@@ -92,32 +105,25 @@ Algorithm choose_algorithm(const ConvArgs& args, const CpuKernels& table) {
   return kWinogradSlower * products < direct ? winograd : Algorithm::direct;
 }
 
-Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
-               const CpuKernels& table) {
+namespace {
+
+// Calls visit(cut, cost) for all cuts that come into question.
+template <class Visit>
+void for_each_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
+                  const CpuKernels& table, const Visit& visit) {
   Cut cut;
   cut.units = units;
-  cut.blocks = conv_blocks(args.out_c, table.conv_block);
-  if (algorithm == Algorithm::max_pool && units * args.in_w * args.in_c <= kPoolFloats) {
-    cut.unit_step = units;
-    cut.block_step = cut.blocks;
-    return cut;
-  }
-  double best = std::numeric_limits<double>::infinity();
+  cut.blocks = algorithm == Algorithm::max_pool ? 1 : conv_blocks(args.out_c, table.conv_block);
   const auto consider = [&](std::int64_t unit_pieces, std::int64_t block_pieces) {
-    Cut one = cut;
-    one.unit_step = (units + unit_pieces - 1) / unit_pieces;
-    one.block_step = (cut.blocks + block_pieces - 1) / block_pieces;
-    const std::int64_t pieces = pictures * one.unit_pieces() * one.block_pieces();
+    cut.unit_step = (units + unit_pieces - 1) / unit_pieces;
+    cut.block_step = (cut.blocks + block_pieces - 1) / block_pieces;
+    const std::int64_t pieces = pictures * cut.unit_pieces() * cut.block_pieces();
     const double rounds = static_cast<double>((pieces + threads - 1) / threads);
     // With one piece a thread all wait for the slowest.
     const double waiting = threads > 1 ? 1.0 + kUnevenness / rounds : 1.0;
-    const double cost = rounds * waiting * piece_cost(algorithm, args, one, table.conv_block);
-    if (cost < best) {
-      best = cost;
-      cut.unit_step = one.unit_step;
-      cut.block_step = one.block_step;
-    }
+    visit(cut, rounds * waiting * piece_cost(algorithm, args, cut, table.conv_block));
   };
+  if (algorithm == Algorithm::max_pool && units * args.in_w * args.in_c <= kPoolFloats) return consider(1, 1);
   for (std::int64_t rounds = 1; rounds <= kMostRounds; ++rounds) {
     for (std::int64_t block_pieces = 1; block_pieces <= cut.blocks; ++block_pieces) {
       const std::int64_t unit_pieces = (rounds * threads + block_pieces * pictures - 1) / (block_pieces * pictures);
@@ -125,7 +131,41 @@ Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, st
       if (block_pieces > rounds * threads) break;
     }
   }
-  return cut;
+}
+
+// By a quarter at least, in one of the two.
+bool differ(const Cut& a, const Cut& b) {
+  const auto apart = [](std::int64_t x, std::int64_t y) { return 4 * std::abs(x - y) >= std::max(x, y); };
+  return apart(a.unit_step, b.unit_step) || apart(a.block_step, b.block_step);
+}
+
+}  // namespace
+
+Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
+               const CpuKernels& table) {
+  Cut best;
+  double least = std::numeric_limits<double>::infinity();
+  for_each_cut(algorithm, args, units, pictures, threads, table, [&](const Cut& cut, double cost) {
+    if (cost >= least) return;
+    least = cost;
+    best = cut;
+  });
+  return best;
+}
+
+std::vector<Cut> best_cuts(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures,
+                           int threads, const CpuKernels& table, std::size_t most) {
+  std::vector<std::pair<double, Cut>> all;
+  for_each_cut(algorithm, args, units, pictures, threads, table,
+               [&](const Cut& cut, double cost) { all.emplace_back(cost, cut); });
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Cut> cuts;
+  for (const auto& [cost, cut] : all) {
+    if (cuts.size() == most) break;
+    const Cut& one = cut;
+    if (std::all_of(cuts.begin(), cuts.end(), [&](const Cut& kept) { return differ(kept, one); })) cuts.push_back(one);
+  }
+  return cuts;
 }
 
 }  // namespace yolonas::cpu

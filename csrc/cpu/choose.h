@@ -1,5 +1,5 @@
 // How a step of a plan is computed: the algorithm of a convolution, by a built-in cost table, and the pieces that it is
-// cut into for threads. Neither changes with time or load: the same plan every time.
+// cut into for threads. Neither changes with time or load: the same plan every time, unless measured choices are given.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,12 @@
 
 namespace yolonas::cpu {
 
+// Of the kernels and the cost table: raised when a change to them makes earlier measurements worthless.
+inline constexpr int kPlanVersion = 1;
+
 enum class Algorithm : std::uint32_t { direct, pointwise, winograd43, winograd_s2, upsample, max_pool };
 const char* name(Algorithm algorithm) noexcept;
+Algorithm find_algorithm(const std::string& name);  // throws std::invalid_argument
 
 // What can compute a convolution with padding kernel / 2: direct always, others by kernel and stride. Best guess last.
 std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride);
@@ -32,5 +36,15 @@ struct Cut {
 // one, as they do in `args`.
 Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
                const CpuKernels& table);
+
+// That cut, and up to `most` in all that differ from each other by a quarter at least, best guess first.
+std::vector<Cut> best_cuts(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures,
+                           int threads, const CpuKernels& table, std::size_t most);
+
+// A way to compute a step, made elsewhere than in the cost table. The steps of its cut lie in 1..units and 1..blocks.
+struct Choice {
+  Algorithm algorithm = Algorithm::direct;
+  std::int64_t unit_step = 1, block_step = 1;
+};
 
 }  // namespace yolonas::cpu

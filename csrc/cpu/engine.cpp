@@ -124,7 +124,7 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
 template <class Visit>
 void Engine::run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs, const Visit& run_steps) {
   const std::int64_t x_picture = size.height * size.width * graph_.buffers[0].channels;
-  engine::InputSize part = part_of(size);
+  engine::InputSize part = part_of(size, num_threads());
   Outputs to = outputs;
   for (std::int64_t left = size.pictures; left > 0; left -= part.pictures) {
     part.pictures = std::min(part.pictures, left);
@@ -140,7 +140,7 @@ void Engine::run_parts(const engine::InputSize& size, const float* x, const Outp
 
 std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
   engine::check_size(graph_, size, "plan");
-  const std::shared_ptr<const Plan> plan = plan_for(part_of(size));
+  const std::shared_ptr<const Plan> plan = plan_for(part_of(size, num_threads()));
   std::vector<StepInfo> steps;
   for (std::size_t i = 0; i < graph_.steps.size(); ++i) {
     steps.push_back(step_info(graph_, *plan, i, size.pictures));
@@ -150,7 +150,7 @@ std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
 
 Engine::MemoryUse Engine::memory(const engine::InputSize& size) {
   engine::check_size(graph_, size, "memory");
-  const std::shared_ptr<const Plan> plan = plan_for(part_of(size));
+  const std::shared_ptr<const Plan> plan = plan_for(part_of(size, num_threads()));
   MemoryUse use{0, plan->memory.arena_floats * 4, plan->workspace_floats * plan->threads * 4};
   for (std::size_t i = 0; i < graph_.steps.size(); ++i) use.weights += plan->weights->bytes(i);
   return use;
@@ -227,8 +227,7 @@ std::shared_ptr<const Plan> Engine::plan_for(const engine::InputSize& size) {
   if (auto plan = find_plan(size, table, threads)) return plan;
   const std::lock_guard<std::mutex> build(build_mutex_);
   if (auto plan = find_plan(size, table, threads)) return plan;  // another thread was first
-  auto plan = std::make_shared<const Plan>(
-      make_plan(graph_, size, forced_, weights_for(table.conv_block), zeros_.data(), threads, table));
+  auto plan = make_plan_with(size, tuned_steps(size, table, threads), threads, table);
   const std::lock_guard<std::mutex> lock(plans_mutex_);
   plans_.push_front(plan);
   if (plans_.size() > kPlans) plans_.pop_back();

@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,21 @@ class Engine {
   // Fixes the algorithm of the named convolution, or leaves the choice to the cost table ("auto").
   void set_algorithm(const std::string& step, const std::string& algorithm);
 
+  // For each step the ways to compute it that come into question, the cost table's first; for each algorithm `cuts`
+  // cuts at most. Here and below for the instruction set and threads in use now, and for as many of the pictures as run
+  // side by side.
+  std::vector<std::vector<Choice>> alternatives(const engine::InputSize& size, int cuts);
+
+  // A choice per step, or none: left to the cost table.
+  using TunedSteps = std::vector<std::optional<Choice>>;
+
+  // Milliseconds of each step [runs][steps], of one run each with these choices, one after another on noise for input.
+  std::vector<std::vector<double>> time_choices(const engine::InputSize& size, const std::vector<TunedSteps>& runs);
+
+  // Fixes how later runs of this size compute their steps, in place of earlier choices. Cuts never change a bit of the
+  // results; algorithms do. An algorithm set by name goes first.
+  void set_choices(const engine::InputSize& size, const TunedSteps& steps);
+
   // For tests: every buffer of later runs ends at a page that nobody may touch, and holds NaN at first.
   void guard_buffers(bool on) { guard_.store(on, std::memory_order_relaxed); }
 
@@ -125,6 +141,9 @@ class Engine {
   std::shared_ptr<const PackedWeights> weights_for(std::int64_t conv_block);
   template <class Visit>
   void run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs, const Visit& run_steps);
+  TunedSteps tuned_steps(const engine::InputSize& part, const CpuKernels& table, int threads) const;
+  std::shared_ptr<const Plan> make_plan_with(const engine::InputSize& part, const TunedSteps& steps, int threads,
+                                             const CpuKernels& table);
   void prepare(const Plan& plan, const float* x, const Outputs& outputs, Context& context) const;
   static void run_step(const Plan& plan, const StepPlan& step, Context& context);
   static void copy_outputs(const Plan& plan, const Outputs& outputs, const Context& context);
@@ -137,6 +156,13 @@ class Engine {
   std::mutex build_mutex_;                        // held while a plan is made
   std::shared_ptr<const PackedWeights> weights_;  // for the instruction set of the last plan
   std::vector<int> forced_;                       // an Algorithm per step, or -1
+  struct Tuned {
+    engine::InputSize size;
+    const CpuKernels* table;
+    int threads;
+    TunedSteps steps;
+  };
+  std::vector<Tuned> tuned_;
 
   std::mutex plans_mutex_;                        // held to look at the list
   std::list<std::shared_ptr<const Plan>> plans_;  // last used first

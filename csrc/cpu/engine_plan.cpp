@@ -1,7 +1,10 @@
 #include "cpu/engine_plan.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
+
+#include "core/check.h"
 
 namespace yolonas::cpu {
 namespace {
@@ -72,18 +75,72 @@ std::int64_t units_of(Algorithm algorithm, const ConvArgs& args) {
   }
 }
 
-Algorithm algorithm_of(const Step& step, const ConvArgs& args, int forced, const CpuKernels& table) {
-  if (step.op == Op::upsample) return Algorithm::upsample;
-  if (step.op == Op::max_pool5) return Algorithm::max_pool;
-  if (forced >= 0) return static_cast<Algorithm>(forced);
-  const Algorithm chosen = choose_algorithm(args, table);
-  const bool winograd = chosen == Algorithm::winograd43 || chosen == Algorithm::winograd_s2;
-  return winograd && !(step.winograd_error <= kLargestError) ? Algorithm::direct : chosen;
+bool is_exact_enough(const Step& step, Algorithm algorithm) {
+  const bool winograd = algorithm == Algorithm::winograd43 || algorithm == Algorithm::winograd_s2;
+  return !winograd || step.winograd_error <= kLargestError;
+}
+
+// All that may take the step, the cost table's first.
+std::vector<Algorithm> algorithms_of(const Step& step, const ConvArgs& args, int forced, const CpuKernels& table) {
+  if (step.op == Op::upsample) return {Algorithm::upsample};
+  if (step.op == Op::max_pool5) return {Algorithm::max_pool};
+  if (forced >= 0) return {static_cast<Algorithm>(forced)};
+  Algorithm first = choose_algorithm(args, table);
+  if (!is_exact_enough(step, first)) first = Algorithm::direct;
+  std::vector<Algorithm> all{first};
+  for (const Algorithm other : algorithms_for(step.kernel, step.stride)) {
+    if (other != first && is_exact_enough(step, other)) all.push_back(other);
+  }
+  return all;
+}
+
+// Units of all calls, and how many calls share them. Where pictures lie one after another a kernel sees one tall one.
+std::pair<std::int64_t, std::int64_t> units_and_pictures(Algorithm algorithm, const ConvArgs& args,
+                                                         std::int64_t pictures) {
+  const std::int64_t units = units_of(algorithm, args);
+  if (algorithm == Algorithm::pointwise || algorithm == Algorithm::upsample) return {units * pictures, 1};
+  return {units, pictures};
+}
+
+bool same(const Job& a, const Job& b) {
+  return a.algorithm == b.algorithm && a.cut.unit_step == b.cut.unit_step && a.cut.block_step == b.cut.block_step;
+}
+
+// With the cut of the cost table.
+Job job_of(const ConvArgs& args, Algorithm algorithm, std::int64_t pictures, int threads, const CpuKernels& table) {
+  Job job;
+  job.args = args;
+  job.algorithm = algorithm;
+  std::int64_t units;
+  std::tie(units, job.pictures) = units_and_pictures(algorithm, args, pictures);
+  job.cut = choose_cut(algorithm, args, units, job.pictures, threads, table);
+  return job;
+}
+
+Job tuned_job(const Step& step, const ConvArgs& args, const Choice& choice, std::int64_t pictures, int threads,
+              const CpuKernels& table) {
+  const std::vector<Algorithm> possible = algorithms_of(step, args, -1, table);
+  YN_CHECK(std::find(possible.begin(), possible.end(), choice.algorithm) != possible.end(), "choices: step '",
+           step.name, "' cannot be computed by ", name(choice.algorithm));
+  Job job = job_of(args, choice.algorithm, pictures, threads, table);
+  Cut& cut = job.cut;
+  YN_CHECK(choice.unit_step >= 1 && choice.unit_step <= cut.units && choice.block_step >= 1 &&
+               choice.block_step <= cut.blocks,
+           "choices: the cut of step '", step.name, "' must lie in 1..", cut.units, " and 1..", cut.blocks, ", got ",
+           choice.unit_step, " and ", choice.block_step);
+  cut.unit_step = choice.unit_step;
+  cut.block_step = choice.block_step;
+  return job;
 }
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, const engine::InputSize& size, const std::vector<int>& forced,
+engine::InputSize part_of(engine::InputSize size, int threads) {
+  size.pictures = std::min<std::int64_t>(size.pictures, std::min(threads, 8));
+  return size;
+}
+
+Plan make_plan(const Graph& graph, const engine::InputSize& size, const Choices& choices,
                std::shared_ptr<const PackedWeights> weights, const float* zeros, int threads, const CpuKernels& table) {
   Plan plan;
   plan.table = &table;
@@ -92,22 +149,23 @@ Plan make_plan(const Graph& graph, const engine::InputSize& size, const std::vec
   plan.weights = std::move(weights);
   for (std::size_t i = 0; i < graph.steps.size(); ++i) {
     const Step& step = graph.steps[i];
-    Job job;
-    job.args = args_of(plan.memory, step);
-    job.algorithm = algorithm_of(step, job.args, forced[i], table);
+    const ConvArgs args = args_of(plan.memory, step);
+    const int forced = choices.forced[i];
+    Job job = job_of(args, algorithms_of(step, args, forced, table).front(), size.pictures, threads, table);
+    StepPlan step_plan;
+    if (const std::optional<Choice>& tuned = choices.tuned[i]) {
+      Job other = tuned_job(step, args, *tuned, size.pictures, threads, table);
+      if (forced < 0 || other.algorithm == job.algorithm) {
+        step_plan.tuned = !same(other, job);
+        job = other;
+      }
+    }
     job.args.weight = plan.weights->weight(i);
     job.args.bias = plan.weights->bias(i);
     job.args.zeros = zeros;
     job.x = place_of(plan.memory, step.input);
     job.y = place_of(plan.memory, step.output);
     if (step.has_residual) job.residual = place_of(plan.memory, step.residual);
-    job.pictures = size.pictures;
-    std::int64_t units = units_of(job.algorithm, job.args);
-    if (job.algorithm == Algorithm::pointwise || job.algorithm == Algorithm::upsample) {
-      units *= std::exchange(job.pictures, 1);  // pictures lie one after another, so these kernels see one tall picture
-    }
-    job.cut = choose_cut(job.algorithm, job.args, units, job.pictures, threads, table);
-    StepPlan step_plan;
     step_plan.algorithm = job.algorithm;
     if (job.algorithm == Algorithm::upsample) {
       step_plan.jobs = upsample_jobs(job, plan.weights->tap_floats(i));
@@ -122,6 +180,19 @@ Plan make_plan(const Graph& graph, const engine::InputSize& size, const std::vec
     plan.steps.push_back(std::move(step_plan));
   }
   return plan;
+}
+
+std::vector<Choice> alternatives(const Graph& graph, const Plan& plan, std::size_t index, int forced,
+                                 std::size_t cuts) {
+  const ConvArgs args = args_of(plan.memory, graph.steps[index]);
+  std::vector<Choice> all;
+  for (const Algorithm algorithm : algorithms_of(graph.steps[index], args, forced, *plan.table)) {
+    const auto [units, pictures] = units_and_pictures(algorithm, args, plan.memory.size.pictures);
+    for (const Cut& cut : best_cuts(algorithm, args, units, pictures, plan.threads, *plan.table, cuts)) {
+      all.push_back({algorithm, cut.unit_step, cut.block_step});
+    }
+  }
+  return all;
 }
 
 StepInfo step_info(const Graph& graph, const Plan& plan, std::size_t index, std::int64_t pictures) {
@@ -145,7 +216,14 @@ StepInfo step_info(const Graph& graph, const Plan& plan, std::size_t index, std:
           pool ? 5 : step.kernel,
           pool ? 1 : step.stride,
           pool ? 0 : flop / 1e6,
-          plan.weights->bytes(index)};
+          plan.weights->bytes(index),
+          args.in_stride,
+          args.out_stride,
+          step.has_residual,
+          step_plan.tuned,
+          step_plan.jobs.front().cut.unit_step,
+          step_plan.jobs.front().cut.block_step,
+          plan.memory.size.pictures};
 }
 
 void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, float* const* buffers, float* workspace) {

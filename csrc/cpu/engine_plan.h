@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct Job {
 struct StepPlan {
   std::vector<Job> jobs;
   Algorithm algorithm = Algorithm::direct;
+  bool tuned = false;  // by a choice that is not the cost table's
   std::int64_t pieces = 0;
 };
 
@@ -53,12 +55,33 @@ struct StepInfo {
   std::int64_t in_h, in_w, in_c, out_h, out_w, out_c, kernel, stride;
   double mflop;  // of the direct form, for all pictures
   std::int64_t weight_bytes;
+  std::int64_t in_stride, out_stride;  // floats from pixel to pixel
+  bool residual, tuned;
+  std::int64_t unit_step, block_step;  // of its cut
+  std::int64_t pictures;               // that run side by side
 };
 
-// `forced` [steps]: an Algorithm that algorithms_for has for the step, or a negative number for the choice of the cost
-// table. `zeros` holds as many zeros as the widest input has channels, and outlives the plan, as does the graph.
-Plan make_plan(const engine::Graph& graph, const engine::InputSize& size, const std::vector<int>& forced,
+// How a step is computed in the end. `forced` [steps]: an Algorithm that algorithms_for has for the step, or a negative
+// number. `tuned` [steps]: a choice, or none; it gives way to another algorithm that is forced. What neither says is
+// for the cost table.
+struct Choices {
+  std::vector<int> forced;
+  std::vector<std::optional<Choice>> tuned;
+};
+
+// Pictures that run side by side with this many threads: one each for a few of them. More would be no faster, in a
+// larger arena.
+engine::InputSize part_of(engine::InputSize size, int threads);
+
+// Throws std::invalid_argument for a choice whose algorithm may not take the step, or whose cut does not fit. `zeros`
+// holds as many zeros as the widest input has channels, and outlives the plan, as does the graph.
+Plan make_plan(const engine::Graph& graph, const engine::InputSize& size, const Choices& choices,
                std::shared_ptr<const PackedWeights> weights, const float* zeros, int threads, const CpuKernels& table);
+
+// Ways to compute a step, the cost table's first: with every algorithm that may take it, and for each the best `cuts`
+// cuts by the table. A step whose error by Winograd is too large has none of that kind.
+std::vector<Choice> alternatives(const engine::Graph& graph, const Plan& plan, std::size_t step, int forced,
+                                 std::size_t cuts);
 
 // For `pictures` in all.
 StepInfo step_info(const engine::Graph& graph, const Plan& plan, std::size_t step, std::int64_t pictures);
