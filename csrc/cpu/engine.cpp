@@ -77,12 +77,6 @@ engine::Graph Engine::graph() {
   return weights_->unpacked(graph_);
 }
 
-// Pictures that run side by side: one each for a few threads. More would be no faster, in a larger arena.
-engine::InputSize Engine::part_of(engine::InputSize size) {
-  size.pictures = std::min<std::int64_t>(size.pictures, std::min(num_threads(), 8));
-  return size;
-}
-
 engine::InputSize Engine::check_input(const TensorView& x, const char* op) const {
   check_tensor(x, op, "x", DType::f32, {-1, -1, -1, graph_.buffers[0].channels}, "(N, H, W, C)");
   const engine::InputSize size{x.shape[0], x.shape[1], x.shape[2]};

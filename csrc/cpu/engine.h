@@ -134,7 +134,6 @@ class Engine {
     std::unique_ptr<Context> context_;
   };
 
-  static engine::InputSize part_of(engine::InputSize size);
   engine::InputSize check_input(const TensorView& x, const char* op) const;
   std::shared_ptr<const Plan> plan_for(const engine::InputSize& size);
   std::shared_ptr<const Plan> find_plan(const engine::InputSize& size, const CpuKernels& table, int threads);

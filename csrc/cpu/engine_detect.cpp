@@ -99,7 +99,7 @@ Engine::StageTimes Engine::detect(const DetectRequest& request) {
   if (request.class_mask) candidates.class_mask = request.class_mask->as<const std::uint8_t>();
 
   const std::int64_t picture_floats = size.height * size.width * 3, row_floats = request.nms.max_det * 6;
-  engine::InputSize part = part_of(size);
+  engine::InputSize part = part_of(size, num_threads());
   for (std::int64_t first = 0; first < size.pictures; first += part.pictures) {
     part.pictures = std::min(part.pictures, size.pictures - first);
     const std::shared_ptr<const Plan> plan = plan_for(part);

@@ -1,4 +1,7 @@
-"""The NEON kernels, built for 64-bit ARM and run in an emulator: `apt install g++-aarch64-linux-gnu qemu-user-static`."""
+"""The NEON kernels, built for 64-bit ARM and run in an emulator.
+
+Needs g++-aarch64-linux-gnu and qemu-user-static, as Debian calls them.
+"""
 
 from __future__ import annotations
 
