@@ -13,46 +13,46 @@ namespace yolonas::cpu {
 namespace {
 
 constexpr std::int64_t kWinogradChannels = 16;
-constexpr double kWinogradSlower = 1.1;  // a product, with the transforms of the outputs
+constexpr double kWinogradSlower = 1.05;  // a product, with the transforms of the outputs
 
 constexpr std::int64_t kPoolFloats = 1 << 18;  // of a picture: below, a pool is done sooner than threads have met
 
 constexpr std::int64_t kMostRounds = 64;  // pieces that a thread runs after each other, at most
-constexpr double kUnevenness = 0.15;      // of the time of a piece
+constexpr double kUnevenness = 0.04;      // of the time of a piece
 
 // What a piece costs beside its products, all in products of one unit (a row, pixel or tile) with one block of
 // channels. Measured with AVX-512 (blocks of 32); a unit's own costs weigh more against smaller blocks.
-constexpr double kCall = 0.5;                     // the call itself
-constexpr double kWinogradInput = 0.75 * 32;      // the transform of a tile's input, over the channels of a block
-constexpr double kWinogradChunk = 58;             // tiles, for which the weights of a block are transformed once
+constexpr double kCall = 4;                       // the call itself
+constexpr double kWinogradInput = 1.15 * 32;      // the transform of a tile's input, over the channels of a block
 constexpr double kReadWeights = 2;                // a block's weights from far away, in pixels of the pointwise form
-constexpr double kReadInput = 0.1 * 32;           // a pixel of the input, likewise, over the channels of a block
+constexpr double kReadInput = 0.15 * 32;          // a pixel of the input, likewise, over the channels of a block
 constexpr std::int64_t kInputFloats = 128 << 10;  // of a piece: beyond, the input is read anew for every block
 
-// Products per tile, and the transform of a block's weights in tiles.
+// Products per tile; the transform of a block's weights in tiles; the tiles that it serves.
 struct WinogradCost {
-  double products, weights;
+  double products, weights, chunk;
 };
 WinogradCost winograd_cost(Algorithm algorithm) {
-  return algorithm == Algorithm::winograd43 ? WinogradCost{36, 9} : WinogradCost{81, 3.5};
+  return algorithm == Algorithm::winograd43 ? WinogradCost{36, 9, 58} : WinogradCost{81, 3.5, 26};
 }
 
 double piece_cost(Algorithm algorithm, const ConvArgs& args, const Cut& cut, std::int64_t conv_block) {
   const double units = static_cast<double>(cut.unit_step), blocks = static_cast<double>(cut.block_step);
   const double products = units * blocks, block = static_cast<double>(conv_block);
   if (algorithm == Algorithm::winograd43 || algorithm == Algorithm::winograd_s2) {
-    return products + units * kWinogradInput / block +
-           blocks * winograd_cost(algorithm).weights * std::ceil(units / kWinogradChunk) + kCall;
+    const WinogradCost cost = winograd_cost(algorithm);
+    return products + units * kWinogradInput / block + blocks * cost.weights * std::ceil(units / cost.chunk) + kCall;
   }
+  const double taps = static_cast<double>(args.kernel_h * args.kernel_w);
   std::int64_t unit_floats = args.in_c;
-  double pixels = 1;  // of a unit
+  double pixels = 1;  // of a unit, once per tap
   if (algorithm != Algorithm::pointwise) {
     unit_floats *= args.in_w * args.stride;
-    pixels = static_cast<double>(args.out_w * args.kernel_h * args.kernel_w);
+    pixels = taps * static_cast<double>(args.out_w);
   }
   const bool fits = cut.unit_step * unit_floats <= kInputFloats;
   const double reads = fits ? 1.0 : blocks;
-  return pixels * products + blocks * kReadWeights + reads * units * pixels * kReadInput / block + kCall;
+  return pixels * products + blocks * taps * kReadWeights + reads * units * pixels * kReadInput / block + kCall;
 }
 
 }  // namespace

@@ -68,41 +68,6 @@ inline GemmNext next_block(const ConvArgs& a, std::int64_t depth, std::int64_t b
 }
 
 template <int Rows, int Vectors>
-inline void pointwise_tile(const ConvArgs& a, std::int64_t pixel, std::int64_t block, GemmNext next) {
-  Vec acc[Rows][Vectors];
-  start_from_bias(a, block, acc);
-  gemm_accumulate(a.x + pixel * a.in_stride, a.in_stride, a.weight + block * a.in_c * kConvBlock, a.in_c, acc, next);
-  finish_tile(a, pixel, block, acc);
-}
-
-template <int Rows>
-struct PointwiseTile {
-  static void run(const ConvArgs& a, std::int64_t pixel, std::int64_t block, GemmNext next) {
-    if (block_vectors(a.out_c, block) == 2) {
-      pointwise_tile<Rows, 2>(a, pixel, block, next);
-    } else {
-      pointwise_tile<Rows, 1>(a, pixel, block, next);
-    }
-  }
-};
-
-inline void conv2d_pointwise_f32(const ConvArgs& a, std::int64_t pixel_begin, std::int64_t pixel_end,
-                                 std::int64_t block_begin, std::int64_t block_end) {
-  const GemmTiles tiles(pixel_end - pixel_begin);
-  if (tiles.count == 0) return;
-  for (std::int64_t block = block_begin; block < block_end; ++block) {
-    GemmNext next = next_block(a, a.in_c, block, block_end, tiles.count);
-    std::int64_t pixel = pixel_begin;
-    for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
-      const int rows = tiles.rows_of(tile);
-      with_rows<PointwiseTile>(rows, a, pixel, block, next);
-      pixel += rows;
-      next.weight += next.step * a.in_c;
-    }
-  }
-}
-
-template <int Rows, int Vectors>
 inline void direct_tile(const ConvArgs& a, std::int64_t row, std::int64_t column, std::int64_t block, GemmNext next) {
   Vec acc[Rows][Vectors];
   start_from_bias(a, block, acc);
@@ -169,4 +134,17 @@ inline void conv2d_direct_f32(const ConvArgs& a, std::int64_t row_begin, std::in
       }
     }
   }
+}
+
+// The pixels are one row of a picture.
+inline void conv2d_pointwise_f32(const ConvArgs& a, std::int64_t pixel_begin, std::int64_t pixel_end,
+                                 std::int64_t block_begin, std::int64_t block_end) {
+  ConvArgs row = a;
+  row.x += pixel_begin * a.in_stride;
+  row.y += pixel_begin * a.out_stride;
+  if (a.residual) row.residual += pixel_begin * a.residual_stride;
+  row.in_h = row.out_h = row.kernel_h = row.kernel_w = row.stride = 1;
+  row.in_w = row.out_w = pixel_end - pixel_begin;
+  row.padding = 0;
+  conv2d_direct_f32(row, 0, 1, block_begin, block_end);
 }
