@@ -106,7 +106,7 @@ def network_tables(result: Result) -> list[str]:
     aims = [
         (
             f"{rows[line['case']]['case']}: {what}",
-            f"{line['ratio']:.2f}",
+            f"{line['ratio']:.3f}",
             f"at {'least' if line['at_least'] else 'most'} {line['aim']:.2f}",
             verdict(line["met"]),
         )
