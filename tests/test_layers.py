@@ -19,7 +19,7 @@ ROWS = [
     {"draw"},
     {"plots"},
     {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},
-    {"compiled", "engines"},
+    {"compiled", "engines", "quantization"},
     {"journal"},
     {"val_setup"},
     {"writer", "predict", "val_pipeline", "val_report"},

@@ -150,6 +150,15 @@ void run(cpu::Engine& self, const py::object& x, const py::sequence& cls, const 
   self.run(x_arg.view(), views(cls_args), views(reg_args));
 }
 
+void observe(cpu::Engine& self, const py::object& x, const py::object& counts, const py::object& largest,
+             const py::object& negatives) {
+  const char* op = "observe";
+  const TensorArg x_arg = on_cpu(x, op, "x"), counts_arg = on_cpu(counts, op, "counts");
+  const TensorArg largest_arg = on_cpu(largest, op, "largest"), negatives_arg = on_cpu(negatives, op, "negatives");
+  const GilRelease release;
+  self.observe(x_arg.view(), {counts_arg.view(), largest_arg.view(), negatives_arg.view()});
+}
+
 using Pair = std::array<std::int64_t, 2>;  // along (height, width)
 
 py::tuple detect(cpu::Engine& self, const py::sequence& pictures, const Pair& frame, const std::vector<Pair>& resized,
@@ -295,6 +304,7 @@ void bind_engine(py::module_& module) {
   py::class_<cpu::Engine>(module, "Engine", "A network in one call: a graph of steps with its weights.")
       .def(py::init(&make_engine), py::arg("buffers"), py::arg("steps"), py::arg("outputs"))
       .def("run", &run, py::arg("x"), py::arg("cls"), py::arg("reg"))
+      .def("observe", &observe, py::arg("x"), py::arg("counts"), py::arg("largest"), py::arg("negatives"))
       .def("detect", &detect, py::arg("pictures"), py::kw_only(), py::arg("frame"), py::arg("resized"),
            py::arg("offsets"), py::arg("pad_value"), py::arg("swap_channels"), py::arg("mean"), py::arg("divisor"),
            py::arg("conf"), py::arg("top_k"), py::arg("multi_label"), py::arg("class_mask"), py::arg("iou"),
@@ -310,6 +320,7 @@ void bind_engine(py::module_& module) {
            py::arg("batch").noconvert(), py::arg("runs"))
       .def("set_choices", &set_choices, py::arg("height").noconvert(), py::arg("width").noconvert(),
            py::arg("batch").noconvert(), py::arg("choices"))
+      .def_property_readonly("step_names", &cpu::Engine::step_names)
       .def_property_readonly("num_classes", &cpu::Engine::num_classes)
       .def("serialize", &serialize)
       .def_static("deserialize", &engine_from_bytes, py::arg("data"))

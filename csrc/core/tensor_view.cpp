@@ -28,6 +28,26 @@ const char* name(DType dtype) noexcept {
 
 const char* name(Device device) noexcept { return device == Device::cpu ? "cpu" : "cuda"; }
 
+namespace {
+
+std::int64_t item_bytes(DType dtype) noexcept {
+  switch (dtype) {
+    case DType::f64:
+    case DType::s64:
+      return 8;
+    case DType::f32:
+    case DType::s32:
+      return 4;
+    case DType::f16:
+    case DType::s16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+}  // namespace
+
 std::int64_t TensorView::numel() const noexcept {
   // Empty first: the other sides of an empty tensor may be so long that their product overflows.
   for (int axis = 0; axis < rank; ++axis) {
@@ -55,6 +75,12 @@ std::string shape_text(const TensorView& view) {
     text += std::to_string(view.shape[axis]);
   }
   return text + (view.rank == 1 ? ",)" : ")");
+}
+
+bool overlap(const TensorView& a, const TensorView& b) noexcept {
+  const char *a0 = a.as<const char>(), *b0 = b.as<const char>();
+  const std::int64_t a_bytes = a.numel() * item_bytes(a.dtype), b_bytes = b.numel() * item_bytes(b.dtype);
+  return a_bytes && b_bytes && a0 < b0 + b_bytes && b0 < a0 + a_bytes;
 }
 
 void check_tensor(const TensorView& view, const char* op, const char* argument, DType dtype,

@@ -42,6 +42,9 @@ struct TensorView {
 // "(2, 3, 640, 640)"
 std::string shape_text(const TensorView& view);
 
+// Whether two contiguous tensors share a byte.
+bool overlap(const TensorView& a, const TensorView& b) noexcept;
+
 // Throws unless `view` is a C-contiguous tensor of this dtype and rank; `op` and `argument` go into the text.
 // A side of -1 matches any length. `what` names the sides, e.g. "(N, A, 4)".
 void check_tensor(const TensorView& view, const char* op, const char* argument, DType dtype,

@@ -13,11 +13,6 @@ namespace {
 
 constexpr std::size_t kPlans = 8;  // kept; a data set of pictures of many shapes makes more in turn
 
-bool overlap(const TensorView& a, const TensorView& b) {
-  const char *a0 = a.as<const char>(), *b0 = b.as<const char>();
-  return a.numel() && b.numel() && a0 < b0 + b.numel() * 4 && b0 < a0 + a.numel() * 4;
-}
-
 // Whether any of n floats is NaN or infinite: all bits of the exponent set.
 bool any_not_finite(const float* x, std::int64_t n) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
@@ -115,8 +110,8 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
 }
 
 // Calls run_steps(plan, context) for some pictures at a time.
-template <class Visit>
-void Engine::run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs, const Visit& run_steps) {
+void Engine::run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs,
+                       const std::function<void(const Plan&, Context&)>& run_steps) {
   const std::int64_t x_picture = size.height * size.width * graph_.buffers[0].channels;
   engine::InputSize part = part_of(size, num_threads());
   Outputs to = outputs;
@@ -130,6 +125,24 @@ void Engine::run_parts(const engine::InputSize& size, const float* x, const Outp
     x += part.pictures * x_picture;
     for (std::size_t i = 0; i < to.size(); ++i) to[i] += part.pictures * plan->memory.outputs[i].picture;
   }
+}
+
+// Places for the outputs of a run that nobody looks at, in the memory that is returned.
+std::vector<engine::Memory> Engine::spare_outputs(const engine::InputSize& size, Outputs& outputs) const {
+  const bool guard = guard_.load(std::memory_order_relaxed);
+  std::vector<engine::Memory> memory;
+  for (const engine::OutputPlan& output : engine::plan_memory(graph_, size).outputs) {
+    const std::int64_t floats = size.pictures * output.picture;
+    memory.push_back(guard ? engine::Memory::guarded(floats) : engine::Memory(floats));
+    outputs.push_back(memory.back().data());
+  }
+  return memory;
+}
+
+std::vector<std::string> Engine::step_names() const {
+  std::vector<std::string> names;
+  for (const engine::Step& step : graph_.steps) names.push_back(step.name);
+  return names;
 }
 
 std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
@@ -153,12 +166,8 @@ Engine::MemoryUse Engine::memory(const engine::InputSize& size) {
 std::vector<double> Engine::time_steps(const TensorView& x, int rounds) {
   YN_CHECK(rounds >= 1 && rounds <= 100000, "time_steps: rounds must lie in 1..100000, got ", rounds);
   const engine::InputSize size = check_input(x, "time_steps");
-  std::vector<engine::Memory> memory;
   Outputs outputs;
-  for (const engine::OutputPlan& output : engine::plan_memory(graph_, size).outputs) {
-    memory.emplace_back(size.pictures * output.picture);
-    outputs.push_back(memory.back().data());
-  }
+  const std::vector<engine::Memory> memory = spare_outputs(size, outputs);
   std::vector<std::vector<double>> times(graph_.steps.size());
   for (int round = -1; round < rounds; ++round) {  // the first one warms up
     std::vector<double> spent(graph_.steps.size(), 0.0);

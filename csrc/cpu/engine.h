@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -35,6 +36,17 @@ struct DetectRequest {
   TensorView counts;                       // int64 (N,)
 };
 
+// What `observe` adds to: a row for the input and one per step. Sums and maxima, so that neither the order of the
+// pictures, nor how they come in batches, nor the number of threads changes a bit.
+struct Histograms {
+  static constexpr std::int64_t kBins = 1 << 15;
+
+  TensorView counts;     // int64 (1 + steps, kBins): values by the upper 16 bits of |value| as float32: 8 of the
+                         // exponent, 7 of the mantissa. From bin 0x7f80 on they are not finite
+  TensorView largest;    // float32 (1 + steps,): largest finite magnitude
+  TensorView negatives;  // int64 (1 + steps,): values below 0
+};
+
 // All functions may be called from several threads at once. A run holds no lock, and allocates nothing when its size
 // was seen before and no more runs are under way than then. Results are the same bits for any number of threads, place
 // in the batch and earlier runs.
@@ -47,6 +59,10 @@ class Engine {
   // x: (N, H, W, 3), finite. cls, reg: per level (N, H / stride, W / stride, channels of its view). All float32 and
   // contiguous, no output overlaps x or another output.
   void run(const TensorView& x, const std::vector<TensorView>& cls, const std::vector<TensorView>& reg);
+
+  // Runs without outputs, and adds the values of the input and of the view that each step writes to the histograms,
+  // which must not overlap x or each other.
+  void observe(const TensorView& x, const Histograms& histograms);
 
   // Letterbox, run, decode_candidates and nms_candidates one after another, bit for bit, in memory that the engine
   // keeps for the next call. For networks whose levels have the same number of classes and 4 * kBoxBins box outputs.
@@ -88,6 +104,8 @@ class Engine {
 
   // For tests: every buffer of later runs ends at a page that nobody may touch, and holds NaN at first.
   void guard_buffers(bool on) { guard_.store(on, std::memory_order_relaxed); }
+
+  std::vector<std::string> step_names() const;
 
   std::int64_t num_classes() const { return graph_.levels[0].cls.channels; }  // of the first level
 
@@ -138,8 +156,9 @@ class Engine {
   std::shared_ptr<const Plan> plan_for(const engine::InputSize& size);
   std::shared_ptr<const Plan> find_plan(const engine::InputSize& size, const CpuKernels& table, int threads);
   std::shared_ptr<const PackedWeights> weights_for(std::int64_t conv_block);
-  template <class Visit>
-  void run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs, const Visit& run_steps);
+  void run_parts(const engine::InputSize& size, const float* x, const Outputs& outputs,
+                 const std::function<void(const Plan&, Context&)>& run_steps);
+  std::vector<engine::Memory> spare_outputs(const engine::InputSize& size, Outputs& outputs) const;
   TunedSteps tuned_steps(const engine::InputSize& part, const CpuKernels& table, int threads) const;
   std::shared_ptr<const Plan> make_plan_with(const engine::InputSize& part, const TunedSteps& steps, int threads,
                                              const CpuKernels& table);

@@ -51,12 +51,8 @@ std::vector<std::vector<double>> Engine::time_choices(const engine::InputSize& s
   }
   engine::Memory x(part.pictures * part.height * part.width * graph_.buffers[0].channels);
   fill_with_noise(x);
-  std::vector<engine::Memory> memory;
   Outputs outputs;
-  for (const engine::OutputPlan& output : engine::plan_memory(graph_, part).outputs) {
-    memory.emplace_back(part.pictures * output.picture);
-    outputs.push_back(memory.back().data());
-  }
+  const std::vector<engine::Memory> memory = spare_outputs(part, outputs);
   Context context;
   std::vector<std::vector<double>> times;
   for (std::size_t run = 0; run < plans.size(); ++run) {

@@ -3,14 +3,6 @@
 #include <cmath>
 
 namespace yolonas {
-namespace {
-
-bool overlap(const TensorView& a, const TensorView& b) {
-  const char *a0 = a.as<const char>(), *b0 = b.as<const char>();
-  return a.numel() && b.numel() && a0 < b0 + b.numel() * 4 && b0 < a0 + a.numel() * 4;
-}
-
-}  // namespace
 
 Conv2dShape check_conv2d(const TensorView& x, const TensorView& weight, const TensorView* bias,
                          const TensorView* residual, const Conv2dParams& p, const TensorView& y, const char* op) {
