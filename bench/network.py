@@ -212,6 +212,7 @@ def in_words(line: dict[str, Any]) -> str:
 
 def fma_peaks(folder: Path, isa: str) -> dict[int, float]:
     """GFLOP/s that one and two threads can reach, by measurement; empty where the program cannot be built."""
+    isa = isa.removesuffix("vnni")
     path = program("fma_peak.cpp", folder, "-pthread") if isa in ("avx2", "avx512") else None
     if path is None:
         return {}

@@ -18,7 +18,8 @@ import numpy as np
 from yolonas import _native
 
 ROOT = Path(__file__).resolve().parents[1]
-ISAS = ("generic", "avx2", "avx512")  # every table there is; those that cannot run here are skipped, visibly
+# Every table there is; those that cannot run here are skipped, visibly.
+ISAS = ("generic", "avx2", "avx512", "avx512vnni")
 
 # Lengths around the vector widths (8 and 16 floats, 32 per scan step), primes, and one that spans several pieces.
 LENGTHS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 61, 64, 65, 127, 2047, 2048, 2049, 5003)

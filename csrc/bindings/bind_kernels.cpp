@@ -17,21 +17,50 @@ namespace {
 
 // A picture (H, W, C) of pixels that lie evenly in raster order, on the CPU.
 struct Picture {
-  Picture(const py::handle& object, const char* op, const char* argument) : arg(object, op, argument) {
+  Picture(const py::handle& object, const char* op, const char* argument, DType dtype = DType::f32)
+      : arg(object, op, argument) {
     const TensorView& view = arg.view();
-    const bool even = view.device == Device::cpu && view.dtype == DType::f32 && view.rank == 3 &&
+    const bool even = view.device == Device::cpu && view.dtype == dtype && view.rank == 3 &&
                       (view.stride[2] == 1 || view.shape[2] == 1) &&
                       (view.stride[0] == view.stride[1] * view.shape[1] || view.shape[0] <= 1);
-    YN_CHECK(even, op, ": ", argument, " must be float32 of shape (H, W, C), channels of a contiguous array, got ",
-             shape_text(view));
+    YN_CHECK(even, op, ": ", argument, " must be ", name(dtype),
+             " of shape (H, W, C), channels of a contiguous array, got ", name(view.dtype), " ", shape_text(view));
     stride = view.shape[1] > 1 ? view.stride[1] : view.shape[0] > 1 ? view.stride[0] : view.shape[2];
   }
   std::int64_t side(int axis) const { return arg.view().shape[static_cast<std::size_t>(axis)]; }
-  float* data() const { return arg.view().as<float>(); }
+  template <class T = float>
+  T* data() const {
+    return arg.view().as<T>();
+  }
 
   TensorArg arg;
   std::int64_t stride;
 };
+
+void set_sizes(const Picture& in, const Picture& to, const TensorView& weight, std::int64_t stride,
+               std::int64_t padding, cpu::ConvSizes& sizes) {
+  sizes = {in.side(0), in.side(1), in.side(2),      in.stride,       to.side(0), to.side(1),
+           to.side(2), to.stride,  weight.shape[1], weight.shape[2], stride,     padding};
+}
+
+bool is_pointwise(const char* op, const std::string& kernel, const cpu::ConvSizes& a) {
+  const bool pointwise = kernel == "pointwise";
+  YN_CHECK(pointwise || kernel == "direct", op, ": kernel must be direct or pointwise, got '", kernel, "'");
+  YN_CHECK(!pointwise || (a.kernel_h == 1 && a.kernel_w == 1 && a.stride == 1 && a.padding == 0), op,
+           ": pointwise must have a kernel of 1x1, stride 1 and no padding");
+  return pointwise;
+}
+
+// Calls run(first row, last row, first block, last block) for all pieces of `rows` rows and `blocks` blocks.
+template <class Run>
+void for_each_piece(std::int64_t all_rows, std::int64_t rows, std::int64_t all_blocks, std::int64_t blocks,
+                    const Run& run) {
+  for (std::int64_t block = 0; block < all_blocks; block += blocks) {
+    for (std::int64_t row = 0; row < all_rows; row += rows) {
+      run(row, std::min(row + rows, all_rows), block, std::min(block + blocks, all_blocks));
+    }
+  }
+}
 
 void run_conv2d(const std::string& kernel, const py::object& x, const py::object& weight, const py::object& bias,
                 const py::object& residual, const py::object& out, std::int64_t stride, std::int64_t padding, bool relu,
@@ -47,18 +76,7 @@ void run_conv2d(const std::string& kernel, const py::object& x, const py::object
   const cpu::CpuKernels& table = cpu::kernels();
 
   cpu::ConvArgs a{};
-  a.in_h = in.side(0);
-  a.in_w = in.side(1);
-  a.in_c = in.side(2);
-  a.in_stride = in.stride;
-  a.out_h = to.side(0);
-  a.out_w = to.side(1);
-  a.out_c = to.side(2);
-  a.out_stride = to.stride;
-  a.kernel_h = weight_arg.view().shape[1];
-  a.kernel_w = weight_arg.view().shape[2];
-  a.stride = stride;
-  a.padding = padding;
+  set_sizes(in, to, weight_arg.view(), stride, padding, a);
   a.x = in.data();
   a.y = to.data();
   a.residual = added ? added->data() : nullptr;
@@ -77,17 +95,58 @@ void run_conv2d(const std::string& kernel, const py::object& x, const py::object
   a.bias = padded_bias.data();
   a.zeros = zeros.data();
 
-  const bool pointwise = kernel == "pointwise";
-  YN_CHECK(pointwise || kernel == "direct", op, ": kernel must be direct or pointwise, got '", kernel, "'");
-  YN_CHECK(!pointwise || (a.kernel_h == 1 && a.kernel_w == 1 && stride == 1 && padding == 0), op,
-           ": pointwise must have a kernel of 1x1, stride 1 and no padding");
+  const bool pointwise = is_pointwise(op, kernel, a);
   const auto run = pointwise ? table.conv2d_pointwise_f32 : table.conv2d_direct_f32;
-  const std::int64_t end = pointwise ? a.out_h * a.out_w : a.out_h;
-  for (std::int64_t block = 0; block < all; block += blocks) {
-    for (std::int64_t row = 0; row < end; row += rows) {
-      run(a, row, std::min(row + rows, end), block, std::min(block + blocks, all));
-    }
-  }
+  for_each_piece(pointwise ? a.out_h * a.out_w : a.out_h, rows, all, blocks, [&](auto... piece) { run(a, piece...); });
+}
+
+void run_conv2d_s8(const std::string& kernel, const py::object& x, const py::object& weight,
+                   const py::object& multiplier, const py::object& offset, const py::object& residual,
+                   const py::object& out, std::int64_t stride, std::int64_t padding, bool relu,
+                   double residual_multiplier, bool unsigned_input, std::int64_t rows, std::int64_t blocks) {
+  const char* op = "_run_conv2d_s8";
+  const TensorArg weight_arg(weight, op, "weight"), multiplier_arg(multiplier, op, "multiplier"),
+      offset_arg(offset, op, "offset"), out_arg(out, op, "out");
+  const bool to_s8 = out_arg.view().dtype == DType::s8;
+  const Picture in(x, op, "x", DType::s8), to(out, op, "out", to_s8 ? DType::s8 : DType::f32);
+  std::optional<Picture> added;
+  if (!residual.is_none()) added.emplace(residual, op, "residual", DType::s8);
+  check_tensor(weight_arg.view(), op, "weight", DType::s8, {to.side(2), -1, -1, in.side(2)}, "(K, kh, kw, C)");
+  check_tensor(multiplier_arg.view(), op, "multiplier", DType::f32, {to.side(2)}, "(K,)");
+  check_tensor(offset_arg.view(), op, "offset", DType::f32, {to.side(2)}, "(K,)");
+  YN_CHECK(rows >= 1 && blocks >= 1, op, ": rows and blocks must be positive, got ", rows, " and ", blocks);
+  const cpu::CpuKernels& table = cpu::kernels();
+
+  cpu::QuantConvArgs a{};
+  set_sizes(in, to, weight_arg.view(), stride, padding, a);
+  a.x = in.data<std::int8_t>();
+  a.y = to_s8 ? to.data<std::int8_t>() : nullptr;
+  a.y_f32 = to_s8 ? nullptr : to.data();
+  a.residual = added ? added->data<std::int8_t>() : nullptr;
+  a.residual_stride = added ? added->stride : 0;
+  a.residual_multiplier = static_cast<float>(residual_multiplier);
+  a.relu = relu;
+  a.unsigned_input = unsigned_input;
+  const std::int64_t all = cpu::conv_blocks(a.out_c, table.conv_block);
+  const auto channels = static_cast<std::size_t>(all * table.conv_block);
+  std::vector<std::int8_t> packed(
+      static_cast<std::size_t>(cpu::pack_direct_s8_bytes(a.out_c, a.kernel_h, a.kernel_w, a.in_c, table.conv_block)));
+  std::vector<std::int32_t> weight_sum(channels);
+  cpu::pack_direct_s8(weight_arg.view().as<std::int8_t>(), a.out_c, a.kernel_h, a.kernel_w, a.in_c, table.conv_block,
+                      packed.data(), weight_sum.data());
+  std::vector<float> multipliers(channels, 0.0f), offsets(channels, 0.0f);
+  std::copy_n(multiplier_arg.view().as<float>(), a.out_c, multipliers.begin());
+  std::copy_n(offset_arg.view().as<float>(), a.out_c, offsets.begin());
+  const std::vector<std::int8_t> zeros(static_cast<std::size_t>(a.in_c), std::int8_t{0});
+  a.weight = packed.data();
+  a.weight_sum = weight_sum.data();
+  a.multiplier = multipliers.data();
+  a.offset = offsets.data();
+  a.zeros = zeros.data();
+
+  const bool pointwise = is_pointwise(op, kernel, a);
+  const auto run = pointwise ? table.s8.conv2d_pointwise : table.s8.conv2d_direct;
+  for_each_piece(pointwise ? a.out_h * a.out_w : a.out_h, rows, all, blocks, [&](auto... piece) { run(a, piece...); });
 }
 
 void run_max_pool5(const py::object& x, const py::object& out, std::int64_t rows) {
@@ -108,6 +167,10 @@ void bind_kernels(py::module_& module) {
   module.def("_run_conv2d", run_conv2d, py::arg("kernel"), py::arg("x"), py::arg("weight"), py::arg("bias"),
              py::arg("residual"), py::arg("out"), py::kw_only(), py::arg("stride"), py::arg("padding"), py::arg("relu"),
              py::arg("residual_scale"), py::arg("rows"), py::arg("blocks"));
+  module.def("_run_conv2d_s8", run_conv2d_s8, py::arg("kernel"), py::arg("x"), py::arg("weight"), py::arg("multiplier"),
+             py::arg("offset"), py::arg("residual"), py::arg("out"), py::kw_only(), py::arg("stride"),
+             py::arg("padding"), py::arg("relu"), py::arg("residual_multiplier"), py::arg("unsigned_input"),
+             py::arg("rows"), py::arg("blocks"));
   module.def("_run_max_pool5", run_max_pool5, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("rows"));
 }
 

@@ -240,6 +240,24 @@ void bind_conv2d(py::module_& module) {
       py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::kw_only(),
       py::arg("stride"), py::arg("padding"), py::arg("relu"), py::arg("residual_scale"));
   module.def(
+      "conv2d_s8",
+      [](const py::object& x, const py::object& weight, const py::object& multiplier, const py::object& offset,
+         const py::object& residual, const py::object& out, std::int64_t stride, std::int64_t padding, bool relu,
+         double residual_multiplier, bool unsigned_input) {
+        const char* op = "conv2d_s8";
+        const TensorArg x_arg = on_cpu(x, op, "x"), weight_arg = on_cpu(weight, op, "weight"),
+                        multiplier_arg = on_cpu(multiplier, op, "multiplier"),
+                        offset_arg = on_cpu(offset, op, "offset"), out_arg = on_cpu(out, op, "out");
+        const auto residual_arg = optional_on_cpu(residual, op, "residual");
+        const GilRelease release;
+        cpu::conv2d_s8(
+            x_arg.view(), weight_arg.view(), multiplier_arg.view(), offset_arg.view(), view_or_null(residual_arg),
+            {stride, padding, relu, static_cast<float>(residual_multiplier), unsigned_input}, out_arg.view());
+      },
+      py::arg("x"), py::arg("weight"), py::arg("multiplier"), py::arg("offset"), py::arg("residual"), py::arg("out"),
+      py::kw_only(), py::arg("stride"), py::arg("padding"), py::arg("relu"), py::arg("residual_multiplier"),
+      py::arg("unsigned_input"));
+  module.def(
       "conv2d_winograd",
       [](const py::object& x, const py::object& weight, const py::object& bias, const py::object& residual,
          const py::object& out, std::int64_t stride, bool relu, double residual_scale) {

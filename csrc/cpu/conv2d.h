@@ -9,4 +9,8 @@ namespace yolonas::cpu {
 void conv2d_bias_act(const TensorView& x, const TensorView& weight, const TensorView* bias, const TensorView* residual,
                      const Conv2dParams& params, const TensorView& y);
 
+// The same on quantised numbers; y is int8 or float32. Bit-equal on every instruction set, too.
+void conv2d_s8(const TensorView& x, const TensorView& weight, const TensorView& multiplier, const TensorView& offset,
+               const TensorView* residual, const QuantConv2dParams& params, const TensorView& y);
+
 }  // namespace yolonas::cpu

@@ -18,6 +18,11 @@ namespace avx512 {
 extern const CpuKernels kTable;
 }
 #endif
+#if defined(YOLONAS_HAVE_AVX512VNNI)
+namespace avx512vnni {
+extern const QuantKernels kTable;
+}
+#endif
 #if defined(YOLONAS_HAVE_AVX2)
 namespace avx2 {
 extern const CpuKernels kTable;
@@ -33,12 +38,28 @@ namespace {
 
 bool runs_anywhere() noexcept { return true; }
 
+#if defined(YOLONAS_HAVE_AVX512VNNI)
+// Put together here and not in avx512vnni/, where it would be code for that instruction set that runs on any processor.
+const CpuKernels* avx512vnni_table() {
+  static const CpuKernels table = [] {
+    CpuKernels both = avx512::kTable;
+    both.isa = "avx512vnni";
+    both.s8 = avx512vnni::kTable;
+    return both;
+  }();
+  return &table;
+}
+#endif
+
 struct Candidate {
   const CpuKernels* table;
   bool (*runs_here)() noexcept;
 };
 
 const Candidate kCandidates[] = {
+#if defined(YOLONAS_HAVE_AVX512VNNI)
+    {avx512vnni_table(), has_avx512vnni},
+#endif
 #if defined(YOLONAS_HAVE_AVX512)
     {&avx512::kTable, has_avx512},
 #endif

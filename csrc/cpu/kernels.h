@@ -22,16 +22,21 @@ struct LetterboxArgs : LetterboxFrame {
   ResizeAxis y;          // resized_h entries; a negative index and its successor both mean row 0
 };
 
-// A 2-d convolution of one picture in NHWC, without groups:
-//   y[oy][ox][k] = act(sum over ky, kx, c of x[oy * stride + ky - padding][ox * stride + kx - padding][c] *
-//   w[k][ky][kx][c]
-//                      + bias[k]) + residual_scale * residual[oy][ox][k]
-// with x = 0 outside the picture. x, y and residual may be channel ranges of wider buffers: `*_stride` is the distance
-// in floats from one pixel to the next, in raster order, and at least the channels; other channels are never touched.
-struct ConvArgs {
+// Sizes of a 2-d convolution of one picture in NHWC, without groups. x, y and residual may be channel ranges of wider
+// buffers: `*_stride` is the distance in elements from one pixel to the next, in raster order, and at least the
+// channels; other channels are never touched.
+struct ConvSizes {
   std::int64_t in_h, in_w, in_c, in_stride;
   std::int64_t out_h, out_w, out_c, out_stride;
   std::int64_t kernel_h, kernel_w, stride, padding;
+};
+
+// A convolution of floats:
+//   y[oy][ox][k] = act(sum over ky, kx, c of x[oy * stride + ky - padding][ox * stride + kx - padding][c] *
+//   w[k][ky][kx][c]
+//                      + bias[k]) + residual_scale * residual[oy][ox][k]
+// with x = 0 outside the picture.
+struct ConvArgs : ConvSizes {
   const float* x;
   float* y;               // must not overlap x; may be the very memory of residual with the same stride
   const float* weight;    // as the kernel says, in blocks of CpuKernels::conv_block output channels, zero beyond out_c
@@ -43,11 +48,42 @@ struct ConvArgs {
   bool relu;  // NaN passes
 };
 
+// The same on symmetrically quantised numbers:
+//   sum = sum over ky, kx, c of x[...][c] * w[k][ky][kx][c]                                exact, in int32
+//   v = float(sum) * multiplier[k] + offset[k];  v = max(v, 0) if relu;  v = v + float(residual) * residual_multiplier
+// in float32, every operation rounded by itself; then y = clamp(rint(v), -128, 127) with ties to even, or y_f32 = v.
+struct QuantConvArgs : ConvSizes {
+  const std::int8_t* x;
+  std::int8_t* y;                  // must not overlap x; may be the very memory of residual with the same stride
+  float* y_f32;                    // written where y is null; must not overlap x or residual
+  const std::int8_t* weight;       // within -127..127, as QuantKernels says
+  const std::int32_t* weight_sum;  // [conv_blocks(out_c, conv_block) * conv_block]: all weights of a channel, added up
+  const float* multiplier;         // these two finite and as long
+  const float* offset;
+  const std::int8_t* zeros;     // [in_c] zeros, stands for pixels in the padding
+  const std::int8_t* residual;  // or null
+  std::int64_t residual_stride;
+  float residual_multiplier;
+  bool relu;
+  bool unsigned_input;  // no x is negative, as after a ReLU; faster on most processors
+};
+
 // A maximum over windows of one picture in NHWC; strides as in ConvArgs.
 struct PoolArgs {
   std::int64_t h, w, channels, in_stride, out_stride;
   const float* x;
   float* y;  // must not overlap x
+};
+
+// The convolutions on quantised numbers. weight: [blocks][kernel_h][kernel_w][ceil(in_c / 4)][conv_block][4], four
+// neighbouring input channels of an output channel side by side, zero beyond in_c and out_c; pack_direct_s8 in pack.h
+// makes it. kernel_h * kernel_w * in_c <= 65536, so that no sum can leave int32. Bit-equal on every instruction set,
+// for any cut; ranges as for the float twins. A NaN, from a v that overflowed, becomes -128 in y.
+struct QuantKernels {
+  void (*conv2d_direct)(const QuantConvArgs& args, std::int64_t row_begin, std::int64_t row_end,
+                        std::int64_t block_begin, std::int64_t block_end);
+  void (*conv2d_pointwise)(const QuantConvArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end,
+                           std::int64_t block_begin, std::int64_t block_end);
 };
 
 struct CpuKernels {
@@ -132,6 +168,8 @@ struct CpuKernels {
   // Rows [row_begin, row_end) of y[oy][ox][c] = max of x in the 5x5 window around (oy, ox), cut at the edges. A NaN may
   // be lost.
   void (*max_pool5_f32)(const PoolArgs& args, std::int64_t row_begin, std::int64_t row_end);
+
+  QuantKernels s8;
 };
 
 // Internal linkage on purpose: an inline function that is not inlined (-O0) would be a weak symbol of the files built

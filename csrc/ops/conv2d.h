@@ -22,4 +22,21 @@ Conv2dShape check_conv2d(const TensorView& x, const TensorView& weight, const Te
                          const TensorView* residual, const Conv2dParams& params, const TensorView& y,
                          const char* op = "conv2d_bias_act");
 
+// The same on symmetrically quantised numbers: y = requantised(act(sum * multiplier + offset) + residual *
+// residual_multiplier), all of it as QuantConvArgs in cpu/kernels.h says.
+struct QuantConv2dParams {
+  std::int64_t stride = 1, padding = 0;
+  bool relu = true;
+  float residual_multiplier = 1.0f;
+  bool unsigned_input = false;  // promises that no x is negative
+};
+
+inline constexpr std::int64_t kMaxQuantDepth = 65536;  // of kh * kw * C: 65536 * 255 * 127 fits int32
+
+// x, weight and residual int8 in the shapes above, weight without -128; multiplier and offset float32 (K,) and finite;
+// y int8 or float32. y may be residual where both are int8.
+Conv2dShape check_conv2d_s8(const TensorView& x, const TensorView& weight, const TensorView& multiplier,
+                            const TensorView& offset, const TensorView* residual, const QuantConv2dParams& params,
+                            const TensorView& y);
+
 }  // namespace yolonas

@@ -22,6 +22,7 @@ FLAGS = {  # as in CMakeLists.txt
     "generic": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma"],
 }
 WEAK, STRONG = tuple("WwVvu"), tuple("TDBRC")  # nm's letters; u: unique globals
 

@@ -1,9 +1,9 @@
 """Plain NumPy twins of the native ops, written to be obviously right and not to be fast.
 
 Tests compare every kernel with them. The integer and comparison parts (resampling, candidates, suppression,
-quantisation, matching) use the dtype of their input and the order of operations of the contract, so they can be
-compared for equality; `decode` and `conv2d_bias_act` compute in float64, so the difference is the kernel's rounding.
-Arguments are not checked.
+quantisation, matching, `conv2d_s8`) use the dtype of their input and the order of operations of the contract, so they
+can be compared for equality; `decode` and `conv2d_bias_act` compute in float64, so the difference is the kernel's
+rounding. Arguments are not checked.
 """
 
 from __future__ import annotations
@@ -247,21 +247,50 @@ def conv2d_bias_act(
     residual_scale: float = 1.0,
 ) -> np.ndarray:
     """NHWC convolution in float64: `(N, H, W, C)` with `(K, kh, kw, C)` to `(N, H', W', K)`."""
-    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    kernel_h, kernel_w = weight.shape[1:3]
-    height, width = (x.shape[1] - kernel_h) // stride + 1, (x.shape[2] - kernel_w) // stride + 1
-    y = np.zeros((x.shape[0], height, width, weight.shape[0]))
-    for row in range(kernel_h):
-        for column in range(kernel_w):
-            rows = slice(row, row + (height - 1) * stride + 1, stride)
-            columns = slice(column, column + (width - 1) * stride + 1, stride)
-            y += x[:, rows, columns] @ weight[:, row, column].astype(np.float64).T
+    y = _correlate(x.astype(np.float64), weight.astype(np.float64), stride, padding)
     if bias is not None:
         y += bias
     if relu:
         y = np.where(y < 0, 0.0, y)  # NaN stays
     if residual is not None:
         y += np.float32(residual_scale).astype(np.float64) * residual
+    return y
+
+
+def conv2d_s8(
+    x: np.ndarray,
+    weight: np.ndarray,
+    multiplier: np.ndarray,
+    offset: np.ndarray,
+    *,
+    residual: np.ndarray | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    relu: bool = True,
+    residual_multiplier: float = 1.0,
+    dtype: Any = np.int8,
+) -> np.ndarray:
+    """NHWC convolution of int8 in int32, then float32 step by step; to int8 with ties to even, or to float32."""
+    sums = _correlate(x.astype(np.int32), weight.astype(np.int32), stride, padding)
+    y = sums.astype(np.float32) * multiplier + offset
+    if relu:
+        y = np.where(y < 0, np.float32(0), y)
+    if residual is not None:
+        y = y + residual.astype(np.float32) * np.float32(residual_multiplier)
+    return np.clip(np.rint(y), -128, 127).astype(np.int8) if dtype == np.int8 else y
+
+
+def _correlate(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """The sums of a convolution, in the dtype of both."""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    kernel_h, kernel_w = weight.shape[1:3]
+    height, width = (x.shape[1] - kernel_h) // stride + 1, (x.shape[2] - kernel_w) // stride + 1
+    y = np.zeros((x.shape[0], height, width, weight.shape[0]), x.dtype)
+    for row in range(kernel_h):
+        for column in range(kernel_w):
+            rows = slice(row, row + (height - 1) * stride + 1, stride)
+            columns = slice(column, column + (width - 1) * stride + 1, stride)
+            y += x[:, rows, columns] @ weight[:, row, column].T
     return y
 
 

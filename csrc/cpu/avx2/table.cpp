@@ -21,6 +21,10 @@ namespace {
 // (and)
 #include "cpu/simd/winograd43-inl.h"
 #include "cpu/simd/winograd_s2-inl.h"
+// (and on integers)
+#include "cpu/avx2/dot4-inl.h"
+// (keeps the order: the dot product before its user)
+#include "cpu/simd/conv2d_s8-inl.h"
 
 }  // namespace
 
@@ -43,6 +47,7 @@ const CpuKernels kTable = {
     winograd_s2_workspace,
     conv2d_winograd_s2_f32,
     max_pool5_f32,
+    {conv2d_direct_s8, conv2d_pointwise_s8},
 };
 
 }  // namespace yolonas::cpu::avx2

@@ -21,6 +21,10 @@ namespace {
 // (and)
 #include "cpu/simd/winograd43-inl.h"
 #include "cpu/simd/winograd_s2-inl.h"
+// (and on integers)
+#include "cpu/simd/dot4-inl.h"
+// (keeps the order: the dot product before its user)
+#include "cpu/simd/conv2d_s8-inl.h"
 
 inline void resize_row_x_plain(const LetterboxArgs&, const std::uint8_t*, std::int64_t, std::int16_t*, std::int64_t);
 inline void finish_row_plain(const LetterboxArgs&, std::int64_t, std::int64_t, const std::int16_t*, const std::int16_t*,
@@ -58,6 +62,7 @@ const CpuKernels kTable = {
     winograd_s2_workspace,
     conv2d_winograd_s2_f32,
     max_pool5_f32,
+    {conv2d_direct_s8, conv2d_pointwise_s8},
 };
 
 }  // namespace yolonas::cpu::neon

@@ -78,8 +78,8 @@ struct GemmTiles {
   std::int64_t count, larger;  // tiles, and how many at the start have one row more
   int rows;
 
-  explicit GemmTiles(std::int64_t all)
-      : count((all + kGemmRows - 1) / kGemmRows),
+  explicit GemmTiles(std::int64_t all, int most = kGemmRows)
+      : count((all + most - 1) / most),
         larger(count ? all % count : 0),
         rows(static_cast<int>(count ? all / count : 0)) {}
   int rows_of(std::int64_t tile) const { return tile < larger ? rows + 1 : rows; }

@@ -1,0 +1,61 @@
+// Integer convolutions on ymm registers; meanings as in simd/dot4-inl.h. vpmaddubsw multiplies unsigned by signed bytes
+// and adds pairs of products in int16, where it would saturate: two products of magnitudes up to 128 and 127 fit.
+struct Sums {
+  static constexpr int kRows = 5;  // 10 of 16 registers are sums
+  __m256i reg;
+
+  static Sums load(const std::int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  void store(std::int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reg); }
+};
+
+struct FourWeights {
+  __m256i reg;
+
+  static FourWeights load(const std::int8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+};
+
+template <bool Unsigned>
+constexpr bool kZerosCount = false;
+
+template <bool Unsigned>
+inline Sums first_sums(const std::int32_t*) {
+  return {_mm256_setzero_si256()};
+}
+
+// Signed: |x| * (w with the sign of x).
+template <bool Unsigned>
+inline Sums dot4(Sums acc, const std::int8_t* x, FourWeights w) {
+  int four;
+  __builtin_memcpy(&four, x, sizeof four);
+  const __m256i input = _mm256_set1_epi32(four);
+  const __m256i pairs = Unsigned ? _mm256_maddubs_epi16(input, w.reg)
+                                 : _mm256_maddubs_epi16(_mm256_abs_epi8(input), _mm256_sign_epi8(w.reg, input));
+  return {_mm256_add_epi32(acc.reg, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
+inline Vec to_float(Sums a) { return {_mm256_cvtepi32_ps(a.reg)}; }
+
+inline Vec load_s8(const std::int8_t* p, int n) {
+  long long bytes = 0;
+  if (n == Vec::kWidth) {
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+  } else {
+    std::int8_t part[sizeof bytes] = {};
+    for (int i = 0; i < n; ++i) part[i] = p[i];
+    __builtin_memcpy(&bytes, part, sizeof bytes);
+  }
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)))};
+}
+
+inline void store_s8(std::int8_t* p, Vec a, int n) {
+  const __m256i whole = _mm256_cvtps_epi32(a.reg);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  const long long bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
+  if (n == Vec::kWidth) {
+    __builtin_memcpy(p, &bytes, sizeof bytes);
+  } else {
+    std::int8_t part[sizeof bytes];
+    __builtin_memcpy(part, &bytes, sizeof bytes);
+    for (int i = 0; i < n; ++i) p[i] = part[i];
+  }
+}

@@ -1,0 +1,23 @@
+// AVX-512 with VNNI: the integer convolutions. The rest is that of AVX-512; dispatch.cpp puts both together.
+#include <immintrin.h>
+
+#include "cpu/kernels.h"
+
+namespace yolonas::cpu::avx512vnni {
+namespace {
+
+#include "cpu/avx512/vec.h"
+#include "cpu/simd/gemm-inl.h"
+// (keeps the order: the cuts into tiles before their user)
+#include "cpu/avx512/sums-inl.h"
+// (and)
+#include "cpu/avx512vnni/dot4-inl.h"
+// (and)
+#include "cpu/simd/conv2d_s8-inl.h"
+
+}  // namespace
+
+extern const QuantKernels kTable;
+const QuantKernels kTable = {conv2d_direct_s8, conv2d_pointwise_s8};
+
+}  // namespace yolonas::cpu::avx512vnni
