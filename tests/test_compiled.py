@@ -222,6 +222,14 @@ def test_the_command_line_needs_no_torch(compiled: Path, picture: np.ndarray, tm
     assert (tmp_path / "yolonas" / "tuning.json").exists()
 
 
+def test_an_instruction_set_that_is_none_is_not_the_files_fault(compiled: Path) -> None:
+    command = [sys.executable, "-m", "yolonas", "info", f"model={compiled}"]
+    environment = {**ENVIRONMENT, "YOLONAS_CPU_ISA": "none"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode != 0
+    assert done.stderr.strip().startswith("yolonas: YOLONAS_CPU_ISA: must be one of ")
+
+
 @pytest.mark.slow
 def test_a_start_takes_less_than_importing_torch(tmp_path: Path, picture: np.ndarray) -> None:
     """From the shell to boxes in a file, at 640. Half a second here; the bound is wide for busy machines."""

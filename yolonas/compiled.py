@@ -197,8 +197,10 @@ def _load(path: Path) -> tuple[bytes, Any]:
     """The settings, not yet looked at, and the `_cpu.Engine` of a file."""
     with path.open("rb") as file:
         settings, network = _parts(file)
+    native = _native.cpu()
+    native.isa()  # a wrong YOLONAS_CPU_ISA is no fault of the file
     try:
-        return settings, _native.cpu().Engine.deserialize(network)
+        return settings, native.Engine.deserialize(network)
     except ValueError as error:
         raise CheckpointError(f"{error}; save the checkpoint as {SUFFIX} again") from None
 

@@ -190,7 +190,7 @@ def _processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path, *, warn: bool = True) -> dict[str, dict[str, Any]]:
     """What was kept, by machine and layer; nothing is said yet about the values."""
     try:
         if not path.exists():
@@ -201,7 +201,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(content, dict) or not all(isinstance(layers, dict) for layers in content.values()):
             raise ValueError("it must hold an object of objects")
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        LOGGER.warning("tuning: %s cannot be used, its content is measured again: %s", path, error)
+        if warn:
+            LOGGER.warning("tuning: %s cannot be used, its content is measured again: %s", path, error)
         return {}
     return content
 
@@ -219,7 +220,7 @@ def _fitting(kept: Mapping[str, Any], steps: Iterable[_Step]) -> tuple[dict[str,
 
 def _keep(path: Path, machine: str, found: Mapping[str, Choice]) -> None:
     """Adds to the file what was found; of two processes that do so at once, one may have to measure again."""
-    content = _read(path)
+    content = _read(path, warn=False)
     content[machine] = {**content.get(machine, {}), **found}
     try:
         write_file(path, json.dumps(content, indent=1).encode())
