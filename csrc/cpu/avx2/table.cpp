@@ -1,4 +1,4 @@
-// AVX2 and FMA. Only the letterbox rows differ in shape from the bodies shared by all ISAs.
+// AVX2 and FMA. Only the letterbox rows and the dot products differ in shape from the bodies shared by all ISAs.
 #include <immintrin.h>
 
 #include "cpu/kernels.h"
@@ -7,47 +7,15 @@ namespace yolonas::cpu::avx2 {
 namespace {
 
 #include "cpu/avx2/vec.h"
-#include "cpu/simd/math-inl.h"
-// (keeps the order: math before its users)
-#include "cpu/avx2/letterbox-inl.h"
-#include "cpu/simd/post-inl.h"
-#include "cpu/simd/quantize-inl.h"
-// (and)
-#include "cpu/simd/gemm-inl.h"
-// (keeps the order: the matrix product before its users)
-#include "cpu/simd/conv2d-inl.h"
-#include "cpu/simd/pool-inl.h"
-#include "cpu/simd/winograd-inl.h"
-// (and)
-#include "cpu/simd/winograd43-inl.h"
-#include "cpu/simd/winograd_s2-inl.h"
-// (and on integers)
+// (keeps the order: the vector before its users)
 #include "cpu/avx2/dot4-inl.h"
-// (keeps the order: the dot product before its user)
-#include "cpu/simd/conv2d_s8-inl.h"
+#include "cpu/avx2/letterbox-inl.h"
+// (and, with these)
+#include "cpu/simd/table-inl.h"
 
 }  // namespace
 
 extern const CpuKernels kTable;
-const CpuKernels kTable = {
-    "avx2",
-    letterbox_rows,
-    collect_greater_f32,
-    sigmoid_f32,
-    dfl_expectation_f32,
-    class_max_f32,
-    nms_f32,
-    fake_quantize_f32,
-    fake_quantize_backward_f32,
-    kConvBlock,
-    conv2d_direct_f32,
-    conv2d_pointwise_f32,
-    winograd43_workspace,
-    conv2d_winograd43_f32,
-    winograd_s2_workspace,
-    conv2d_winograd_s2_f32,
-    max_pool5_f32,
-    {conv2d_direct_s8, conv2d_pointwise_s8},
-};
+constexpr CpuKernels kTable = table_of("avx2");
 
 }  // namespace yolonas::cpu::avx2
