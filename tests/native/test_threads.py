@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -161,6 +162,10 @@ def test_a_fork_before_the_first_call() -> None:
     run_fork("print('fine' if works() else 'broken')", before="if os.fork() == 0: os._exit(0)")
 
 
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="the sanitizer's allocator may be locked in a child of a process with threads",
+)
 def test_a_fork_while_another_thread_is_in_the_pool() -> None:
     run_fork(
         """
