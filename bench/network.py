@@ -228,6 +228,14 @@ def working_shim(folder: Path) -> Path | None:
     return path if subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0 else None
 
 
+def _without_folder(words: list[str]) -> list[str]:
+    """A command's words without the path of this machine."""
+    if "--folder" not in words:
+        return words
+    at = words.index("--folder")
+    return words[:at] + words[at + 2 :]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help="write bench/results/network.json (network_ISA.json)")
@@ -286,7 +294,7 @@ def main() -> None:
             "machine": machine(),
             "versions": versions(package for side in arguments.sides for package in PACKAGES.get(side, ())),
             "rounds": arguments.rounds,
-            "command": " ".join(["python", "bench/network.py", *sys.argv[1:]]),
+            "command": " ".join(["python", "bench/network.py", *_without_folder(sys.argv[1:])]),
             "all_sides_on": arguments.isa if shim else None,
             "peak_gflops": peaks,
             "ratios": found,
