@@ -25,17 +25,6 @@ namespace {
 
 using engine::View;
 
-void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
-  YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
-           name(tensor.view().device), ":", tensor.view().device_index);
-}
-
-TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
-  TensorArg tensor(object, op, argument);
-  check_on_cpu(tensor, op, argument);
-  return tensor;
-}
-
 // The value of a dict's key in the type that is asked for; only numbers with a fraction may come as another type.
 template <class T>
 T item(const py::dict& dict, const char* key, const std::string& owner) {

@@ -27,17 +27,6 @@ void bind_kernels(py::module_& module);  // bind_kernels.cpp
 
 namespace {
 
-void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
-  YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
-           name(tensor.view().device), ":", tensor.view().device_index);
-}
-
-TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
-  TensorArg tensor(object, op, argument);
-  check_on_cpu(tensor, op, argument);
-  return tensor;
-}
-
 std::vector<TensorArg> list_on_cpu(const py::sequence& objects, const char* op, const char* argument) {
   std::vector<TensorArg> list = tensor_list(objects, op, argument);
   for (const TensorArg& tensor : list) check_on_cpu(tensor, op, argument);

@@ -156,6 +156,17 @@ TensorArg::~TensorArg() {
   if (has_buffer_) PyBuffer_Release(&buffer_);
 }
 
+void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument) {
+  YN_CHECK(tensor.view().device == Device::cpu, op, ": ", argument, " must lie on the CPU, got device ",
+           name(tensor.view().device), ":", tensor.view().device_index);
+}
+
+TensorArg on_cpu(const py::handle& object, const char* op, const char* argument) {
+  TensorArg tensor(object, op, argument);
+  check_on_cpu(tensor, op, argument);
+  return tensor;
+}
+
 std::vector<TensorArg> tensor_list(const py::sequence& objects, const char* op, const char* argument) {
   std::vector<TensorArg> list;
   list.reserve(objects.size());

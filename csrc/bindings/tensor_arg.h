@@ -31,6 +31,10 @@ class TensorArg {
   pybind11::object capsule_;
 };
 
+// Throws for a tensor elsewhere.
+void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument);
+TensorArg on_cpu(const pybind11::handle& object, const char* op, const char* argument);
+
 // A list or tuple of tensors.
 std::vector<TensorArg> tensor_list(const pybind11::sequence& objects, const char* op, const char* argument);
 std::vector<TensorView> views(const std::vector<TensorArg>& arguments);
