@@ -44,7 +44,7 @@ inline void accumulate_s8(Source source, const std::int8_t* b, std::int64_t dept
 // own, so that there is one for all shapes of tiles.
 __attribute__((noinline)) void finish_tile_s8(const QuantConvArgs& a, std::int64_t pixel, std::int64_t block,
                                               const std::int32_t* sums, int rows, int vectors) {
-  const Vec zero = Vec::set(0.0f), low = Vec::set(-128.0f), high = Vec::set(127.0f);
+  const Vec zero = Vec::set(0.0f);
   const Vec residual_multiplier = Vec::set(a.residual_multiplier);
   for (int v = 0; v < vectors; ++v) {
     const std::int64_t at = block * kConvBlock + v * Vec::kWidth;
@@ -60,7 +60,7 @@ __attribute__((noinline)) void finish_tile_s8(const QuantConvArgs& a, std::int64
       }
       const std::int64_t out = (pixel + r) * a.out_stride + at;
       if (a.y) {
-        store_s8(a.y + out, min(max(value, low), high), channels);
+        store_s8(a.y + out, value, channels);
       } else if (channels == Vec::kWidth) {
         value.store(a.y_f32 + out);
       } else {

@@ -76,9 +76,27 @@ inline Vec load_s8(const std::int8_t* p, int n) {
   return Vec::load(lane);
 }
 
-// Rounds to the nearest integers, ties to even, and writes the first n. All lanes lie within -128..127.
+// clamp(rint(a), -128, 127), ties to even, -128 for a NaN; writes the first n.
 inline void store_s8(std::int8_t* p, Vec a, int n) {
+  // Adding 1.5 * 2^23 leaves the integer in the low bits.
+  std::int32_t whole[Vec::kWidth];
   float lane[Vec::kWidth];
-  round_even(a).store(lane);
-  for (int i = 0; i < n; ++i) p[i] = static_cast<std::int8_t>(lane[i]);
+  add(min(max(a, Vec::set(-128.0f)), Vec::set(127.0f)), Vec::set(12582912.0f)).store(lane);
+  __builtin_memcpy(whole, lane, sizeof whole);
+  if (n == Vec::kWidth) {
+    for (int i = 0; i < Vec::kWidth; ++i) p[i] = static_cast<std::int8_t>(whole[i]);
+  } else {
+    for (int i = 0; i < n; ++i) p[i] = static_cast<std::int8_t>(whole[i]);
+  }
+}
+
+// The same of four vectors, one behind the other.
+inline void store_s8(std::int8_t* p, const Vec (&a)[4]) {
+  for (int i = 0; i < 4; ++i) store_s8(p + i * Vec::kWidth, a[i], Vec::kWidth);
+}
+
+// Pixels of three channels, with a fourth of zero: kWidth / 4 of them.
+inline Vec load_pixels3(const float* p) {
+  const float lane[Vec::kWidth] = {p[0], p[1], p[2], 0.0f, p[3], p[4], p[5], 0.0f};
+  return Vec::load(lane);
 }
