@@ -158,7 +158,7 @@ class NativeEngine:
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
     """A step of the native plan, with the number of its parameters."""
-    taps = 0 if step["op"] == "max_pool5" else step["kernel"] ** 2
+    taps = step["kernel"] ** 2 if step["op"] in ("conv", "upsample") else 0
     inputs, outputs = step["input"][2], step["output"][2]
     return {**step, "parameters": outputs * (inputs * taps + 1) if taps else 0}
 

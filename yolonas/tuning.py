@@ -91,11 +91,15 @@ def _steps(native: Any, size: Size, batch: int) -> list[_Step]:
 def _layer(step: dict[str, Any], choices: Iterable[Choice]) -> str:
     """All that its time depends on. A layer that may not take every algorithm is another one."""
     shapes = [
-        "x".join(map(str, step[end])) + f"({floats})"
-        for end, floats in zip(("input", "output"), step["pixel_floats"], strict=True)
+        "x".join(map(str, step[end])) + f"({stride})"
+        for end, stride in zip(("input", "output"), step["pixel_numbers"], strict=True)
     ]
     algorithms = "|".join(sorted({choice[0] for choice in choices}))
-    kind = f"{step['op']} {step['kernel']}/{step['stride']}" + " residual" * step["residual"]
+    kind = (
+        f"{step['op']} {step['kernel']}/{step['stride']}"
+        + " residual" * step["residual"]
+        + " int8" * (step["dtype"] == "int8")
+    )
     return f"{kind} {step['pictures']}x{shapes[0]} {shapes[1]} {algorithms}"
 
 

@@ -48,16 +48,30 @@ void read_weights(const py::dict& dict, const std::string& owner, engine::Step& 
   const TensorArg weight = on_cpu(item<py::object>(dict, "weight", owner), "engine", weight_name.c_str());
   const TensorArg bias = on_cpu(item<py::object>(dict, "bias", owner), "engine", bias_name.c_str());
   const std::int64_t in_c = step.input.channels, out_c = step.output.channels;
-  const float* values = weight.view().as<const float>();
+  const bool integer = weight.view().dtype == DType::s8;
+  const DType dtype = integer ? DType::s8 : DType::f32;
+  if (integer) {
+    const std::string name = concat("weight_scale of ", owner);
+    const TensorArg scale = on_cpu(item<py::object>(dict, "weight_scale", owner), "engine", name.c_str());
+    check_tensor(scale.view(), "engine", name.c_str(), DType::f32, {out_c}, "(K,)");
+    step.weight_scale.assign(scale.view().as<const float>(), scale.view().as<const float>() + out_c);
+  }
+  const auto order = [&](const auto& ordered) {
+    if (integer) {
+      step.weight_s8 = ordered(weight.view().as<const std::int8_t>());
+    } else {
+      step.weight = ordered(weight.view().as<const float>());
+    }
+  };
   if (step.op == engine::Op::upsample) {
-    check_tensor(weight.view(), "engine", weight_name.c_str(), DType::f32, {in_c, out_c, 2, 2}, "(C, K, 2, 2)");
-    step.weight = engine::upsample_weight(values, in_c, out_c);
+    check_tensor(weight.view(), "engine", weight_name.c_str(), dtype, {in_c, out_c, 2, 2}, "(C, K, 2, 2)");
+    order([&](const auto* values) { return engine::upsample_weight(values, in_c, out_c); });
     step.kernel = step.stride = 2;
   } else {
     step.kernel = weight.view().rank == 4 ? weight.view().shape[2] : -1;
-    check_tensor(weight.view(), "engine", weight_name.c_str(), DType::f32, {out_c, in_c, step.kernel, step.kernel},
+    check_tensor(weight.view(), "engine", weight_name.c_str(), dtype, {out_c, in_c, step.kernel, step.kernel},
                  "(K, C, k, k)");
-    step.weight = engine::conv_weight(values, out_c, in_c, step.kernel);
+    order([&](const auto* values) { return engine::conv_weight(values, out_c, in_c, step.kernel); });
     step.stride = item<std::int64_t>(dict, "stride", owner);
     step.relu = item<bool>(dict, "relu", owner);
     step.has_residual = dict.contains("residual") && !dict["residual"].is_none();
@@ -77,27 +91,45 @@ engine::Step read_step(const py::dict& dict, std::size_t index) {
   owner = concat("step '", step.name, "'");
   const auto op = item<std::string>(dict, "op", owner);
   bool known = false;
-  for (const engine::Op one : {engine::Op::conv, engine::Op::upsample, engine::Op::max_pool5}) {
+  for (const engine::Op one :
+       {engine::Op::conv, engine::Op::upsample, engine::Op::max_pool5, engine::Op::quantize, engine::Op::dequantize}) {
     if (op == engine::name(one)) {
       step.op = one;
       known = true;
     }
   }
-  YN_CHECK(known, "engine: op of ", owner, " must be conv, upsample or max_pool5, got '", op, "'");
+  YN_CHECK(known, "engine: op of ", owner, " must be conv, upsample, max_pool5, quantize or dequantize, got '", op,
+           "'");
   step.input = view_item(dict, "input", owner);
   step.output = view_item(dict, "output", owner);
   // Sizes are checked with the graph; here only what the reading of the weights relies on.
   for (const View* view : {&step.input, &step.output}) {
     YN_CHECK(view->channels >= 1, "engine: views of ", owner, " must have at least one channel, got ", view->channels);
   }
-  if (step.op != engine::Op::max_pool5) read_weights(dict, owner, step);
+  if (step.has_weight()) read_weights(dict, owner, step);
   return step;
 }
 
-std::unique_ptr<cpu::Engine> make_engine(const std::vector<std::pair<std::int64_t, std::int64_t>>& buffers,
-                                         const std::vector<py::dict>& steps, const std::vector<py::dict>& outputs) {
+// (downscale, channels) of a float32 buffer, and with a scale of one that is int8 unless it is 0.
+engine::Buffer read_buffer(const py::tuple& numbers, std::size_t index) {
+  YN_CHECK(numbers.size() == 2 || numbers.size() == 3, "engine: buffer ", index,
+           " must be (downscale, channels) or (downscale, channels, scale), got ", numbers.size(), " numbers");
+  py::dict named;
+  named["downscale"] = numbers[0];
+  named["channels"] = numbers[1];
+  if (numbers.size() == 3) named["scale"] = numbers[2];
+  const std::string owner = concat("buffer ", index);
+  engine::Buffer buffer;
+  buffer.downscale_log2 = item<std::int64_t>(named, "downscale", owner);
+  buffer.channels = item<std::int64_t>(named, "channels", owner);
+  if (numbers.size() == 3) buffer.scale = item<float>(named, "scale", owner);
+  return buffer;
+}
+
+std::unique_ptr<cpu::Engine> make_engine(const std::vector<py::tuple>& buffers, const std::vector<py::dict>& steps,
+                                         const std::vector<py::dict>& outputs) {
   engine::Graph graph;
-  for (const auto& [downscale_log2, channels] : buffers) graph.buffers.push_back({downscale_log2, channels});
+  for (const py::tuple& buffer : buffers) graph.buffers.push_back(read_buffer(buffer, graph.buffers.size()));
   for (const py::dict& step : steps) graph.steps.push_back(read_step(step, graph.steps.size()));
   for (const py::dict& output : outputs) {
     const std::string owner = concat("output ", graph.levels.size());
@@ -137,6 +169,13 @@ void run(cpu::Engine& self, const py::object& x, const py::sequence& cls, const 
   }
   const GilRelease release;
   self.run(x_arg.view(), views(cls_args), views(reg_args));
+}
+
+void channel_sums(cpu::Engine& self, const py::object& x, const py::object& sums) {
+  const char* op = "channel_sums";
+  const TensorArg x_arg = on_cpu(x, op, "x"), sums_arg = on_cpu(sums, op, "sums");
+  const GilRelease release;
+  self.channel_sums(x_arg.view(), sums_arg.view());
 }
 
 void observe(cpu::Engine& self, const py::object& x, const py::object& counts, const py::object& largest,
@@ -214,7 +253,8 @@ py::list plan(cpu::Engine& self, std::int64_t height, std::int64_t width, std::i
     step["stride"] = info.stride;
     step["mflop"] = info.mflop;
     step["weight_bytes"] = info.weight_bytes;
-    step["pixel_floats"] = py::make_tuple(info.in_stride, info.out_stride);
+    step["dtype"] = info.integer ? "int8" : "float32";
+    step["pixel_numbers"] = py::make_tuple(info.in_stride, info.out_stride);
     step["residual"] = info.residual;
     step["cut"] = py::make_tuple(info.unit_step, info.block_step);
     step["tuned"] = info.tuned;
@@ -294,6 +334,7 @@ void bind_engine(py::module_& module) {
       .def(py::init(&make_engine), py::arg("buffers"), py::arg("steps"), py::arg("outputs"))
       .def("run", &run, py::arg("x"), py::arg("cls"), py::arg("reg"))
       .def("observe", &observe, py::arg("x"), py::arg("counts"), py::arg("largest"), py::arg("negatives"))
+      .def("channel_sums", &channel_sums, py::arg("x"), py::arg("sums"))
       .def("detect", &detect, py::arg("pictures"), py::kw_only(), py::arg("frame"), py::arg("resized"),
            py::arg("offsets"), py::arg("pad_value"), py::arg("swap_channels"), py::arg("mean"), py::arg("divisor"),
            py::arg("conf"), py::arg("top_k"), py::arg("multi_label"), py::arg("class_mask"), py::arg("iou"),

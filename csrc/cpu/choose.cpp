@@ -36,19 +36,19 @@ WinogradCost winograd_cost(Algorithm algorithm) {
   return algorithm == Algorithm::winograd43 ? WinogradCost{36, 9, 58} : WinogradCost{81, 3.5, 26};
 }
 
-double piece_cost(Algorithm algorithm, const ConvArgs& args, const Cut& cut, std::int64_t conv_block) {
+double piece_cost(Algorithm algorithm, const ConvSizes& sizes, const Cut& cut, std::int64_t conv_block) {
   const double units = static_cast<double>(cut.unit_step), blocks = static_cast<double>(cut.block_step);
   const double products = units * blocks, block = static_cast<double>(conv_block);
   if (algorithm == Algorithm::winograd43 || algorithm == Algorithm::winograd_s2) {
     const WinogradCost cost = winograd_cost(algorithm);
     return products + units * kWinogradInput / block + blocks * cost.weights * std::ceil(units / cost.chunk) + kCall;
   }
-  const double taps = static_cast<double>(args.kernel_h * args.kernel_w);
-  std::int64_t unit_floats = args.in_c;
+  const double taps = static_cast<double>(sizes.kernel_h * sizes.kernel_w);
+  std::int64_t unit_floats = sizes.in_c;
   double pixels = 1;  // of a unit, once per tap
   if (algorithm != Algorithm::pointwise) {
-    unit_floats *= args.in_w * args.stride;
-    pixels = taps * static_cast<double>(args.out_w);
+    unit_floats *= sizes.in_w * sizes.stride;
+    pixels = taps * static_cast<double>(sizes.out_w);
   }
   const bool fits = cut.unit_step * unit_floats <= kInputFloats;
   const double reads = fits ? 1.0 : blocks;
@@ -71,20 +71,25 @@ const char* name(Algorithm algorithm) noexcept {
       return "upsample";
     case Algorithm::max_pool:
       return "max_pool";
+    case Algorithm::quantize:
+      return "quantize";
+    case Algorithm::dequantize:
+      return "dequantize";
   }
   return "unknown";
 }
 
 Algorithm find_algorithm(const std::string& wanted) {
   for (const Algorithm one : {Algorithm::direct, Algorithm::pointwise, Algorithm::winograd43, Algorithm::winograd_s2,
-                              Algorithm::upsample, Algorithm::max_pool}) {
+                              Algorithm::upsample, Algorithm::max_pool, Algorithm::quantize, Algorithm::dequantize}) {
     if (wanted == name(one)) return one;
   }
   throw std::invalid_argument(concat("choices: there is no algorithm '", wanted, "'"));
 }
 
-std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride) {
+std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride, bool integer) {
   if (kernel == 1 && stride == 1) return {Algorithm::direct, Algorithm::pointwise};
+  if (integer) return {Algorithm::direct};
   if (kernel == 3 && stride == 1) return {Algorithm::direct, Algorithm::winograd43};
   if (kernel == 3 && stride == 2) return {Algorithm::direct, Algorithm::winograd_s2};
   return {Algorithm::direct};
@@ -93,27 +98,32 @@ std::vector<Algorithm> algorithms_for(std::int64_t kernel, std::int64_t stride) 
 // Winograd's forms win on all of the networks' layers but small maps, where tiles reach over the edges and the weights'
 // transform serves few tiles: at 640 by 2.0 to 3.2 (stride 1) and 1.2 to 1.6 (stride 2), AVX-512 and AVX2. Few input
 // channels fill a part of a vector, and the transforms cost as much as the products.
-Algorithm choose_algorithm(const ConvArgs& args, const CpuKernels& table) {
-  if (args.kernel_h == 1 && args.stride == 1) return Algorithm::pointwise;
-  if (args.kernel_h != 3 || args.in_c < kWinogradChannels) return Algorithm::direct;
-  const Algorithm winograd = args.stride == 1 ? Algorithm::winograd43 : Algorithm::winograd_s2;
+Algorithm choose_algorithm(const ConvSizes& sizes, bool integer, const CpuKernels& table) {
+  if (sizes.kernel_h == 1 && sizes.stride == 1) return Algorithm::pointwise;
+  if (integer || sizes.kernel_h != 3 || sizes.in_c < kWinogradChannels) return Algorithm::direct;
+  const Algorithm winograd = sizes.stride == 1 ? Algorithm::winograd43 : Algorithm::winograd_s2;
   Cut whole;
-  whole.unit_step = conv_tiles(args.out_h) * conv_tiles(args.out_w);
-  whole.block_step = conv_blocks(args.out_c, table.conv_block);
-  const double products = winograd_cost(winograd).products * piece_cost(winograd, args, whole, table.conv_block);
-  const double direct = static_cast<double>(args.out_h * args.out_w * 9 * whole.block_step);
+  whole.unit_step = conv_tiles(sizes.out_h) * conv_tiles(sizes.out_w);
+  whole.block_step = conv_blocks(sizes.out_c, table.conv_block);
+  const double products = winograd_cost(winograd).products * piece_cost(winograd, sizes, whole, table.conv_block);
+  const double direct = static_cast<double>(sizes.out_h * sizes.out_w * 9 * whole.block_step);
   return kWinogradSlower * products < direct ? winograd : Algorithm::direct;
 }
 
 namespace {
 
+// Without products: memory is what they wait for.
+bool is_copy(Algorithm algorithm) {
+  return algorithm == Algorithm::max_pool || algorithm == Algorithm::quantize || algorithm == Algorithm::dequantize;
+}
+
 // Calls visit(cut, cost) for all cuts that come into question.
 template <class Visit>
-void for_each_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
+void for_each_cut(Algorithm algorithm, const ConvSizes& sizes, std::int64_t units, std::int64_t pictures, int threads,
                   const CpuKernels& table, const Visit& visit) {
   Cut cut;
   cut.units = units;
-  cut.blocks = algorithm == Algorithm::max_pool ? 1 : conv_blocks(args.out_c, table.conv_block);
+  cut.blocks = is_copy(algorithm) ? 1 : conv_blocks(sizes.out_c, table.conv_block);
   const auto consider = [&](std::int64_t unit_pieces, std::int64_t block_pieces) {
     cut.unit_step = (units + unit_pieces - 1) / unit_pieces;
     cut.block_step = (cut.blocks + block_pieces - 1) / block_pieces;
@@ -121,9 +131,9 @@ void for_each_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units,
     const double rounds = static_cast<double>((pieces + threads - 1) / threads);
     // With one piece a thread all wait for the slowest.
     const double waiting = threads > 1 ? 1.0 + kUnevenness / rounds : 1.0;
-    visit(cut, rounds * waiting * piece_cost(algorithm, args, cut, table.conv_block));
+    visit(cut, rounds * waiting * piece_cost(algorithm, sizes, cut, table.conv_block));
   };
-  if (algorithm == Algorithm::max_pool && units * args.in_w * args.in_c <= kPoolFloats) return consider(1, 1);
+  if (is_copy(algorithm) && sizes.in_h * sizes.in_w * sizes.in_c <= kPoolFloats) return consider(1, 1);
   for (std::int64_t rounds = 1; rounds <= kMostRounds; ++rounds) {
     for (std::int64_t block_pieces = 1; block_pieces <= cut.blocks; ++block_pieces) {
       const std::int64_t unit_pieces = (rounds * threads + block_pieces * pictures - 1) / (block_pieces * pictures);
@@ -141,11 +151,11 @@ bool differ(const Cut& a, const Cut& b) {
 
 }  // namespace
 
-Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures, int threads,
+Cut choose_cut(Algorithm algorithm, const ConvSizes& sizes, std::int64_t units, std::int64_t pictures, int threads,
                const CpuKernels& table) {
   Cut best;
   double least = std::numeric_limits<double>::infinity();
-  for_each_cut(algorithm, args, units, pictures, threads, table, [&](const Cut& cut, double cost) {
+  for_each_cut(algorithm, sizes, units, pictures, threads, table, [&](const Cut& cut, double cost) {
     if (cost >= least) return;
     least = cost;
     best = cut;
@@ -153,10 +163,10 @@ Cut choose_cut(Algorithm algorithm, const ConvArgs& args, std::int64_t units, st
   return best;
 }
 
-std::vector<Cut> best_cuts(Algorithm algorithm, const ConvArgs& args, std::int64_t units, std::int64_t pictures,
+std::vector<Cut> best_cuts(Algorithm algorithm, const ConvSizes& sizes, std::int64_t units, std::int64_t pictures,
                            int threads, const CpuKernels& table, std::size_t most) {
   std::vector<std::pair<double, Cut>> all;
-  for_each_cut(algorithm, args, units, pictures, threads, table,
+  for_each_cut(algorithm, sizes, units, pictures, threads, table,
                [&](const Cut& cut, double cost) { all.emplace_back(cost, cut); });
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<Cut> cuts;

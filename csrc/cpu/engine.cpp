@@ -198,7 +198,8 @@ void Engine::set_algorithm(const std::string& step, const std::string& algorithm
   YN_CHECK(index < graph_.steps.size(), op, ": name must be that of a convolution, got '", step, "'");
   int chosen = -1;
   std::string possible = "auto";
-  for (const Algorithm one : algorithms_for(graph_.steps[index].kernel, graph_.steps[index].stride)) {
+  for (const Algorithm one :
+       algorithms_for(graph_.steps[index].kernel, graph_.steps[index].stride, graph_.steps[index].is_integer())) {
     if (algorithm == name(one)) chosen = static_cast<int>(one);
     possible += concat(", ", name(one));
   }
@@ -258,7 +259,7 @@ void Engine::prepare(const Plan& plan, const float* x, const Outputs& outputs, C
     context.workspaces = engine::Memory::guarded(workspaces);
     for (std::size_t i = 0; i < buffers.size(); ++i) {
       if (buffers[i].offset < 0) continue;
-      context.guarded.push_back(engine::Memory::guarded(plan.memory.size.pictures * buffers[i].picture));
+      context.guarded.push_back(engine::Memory::guarded(buffers[i].floats(plan.memory.size.pictures)));
       context.buffers[i] = context.guarded.back().data();
     }
   } else {
@@ -307,7 +308,8 @@ void Engine::copy_outputs(const Plan& plan, const Outputs& outputs, const Contex
     const engine::OutputPlan& output = plan.memory.outputs[i];
     if (output.direct) continue;
     const engine::BufferPlan& buffer = plan.memory.buffers[static_cast<std::size_t>(output.view.buffer)];
-    const float* from = context.buffers[static_cast<std::size_t>(output.view.buffer)] + output.view.offset;
+    const float* from =
+        static_cast<const float*>(context.buffers[static_cast<std::size_t>(output.view.buffer)]) + output.view.offset;
     const std::int64_t channels = output.view.channels;
     const std::int64_t pixels = plan.memory.size.pictures * buffer.height * buffer.width;
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {

@@ -62,7 +62,12 @@ class Engine {
 
   // Runs without outputs, and adds the values of the input and of the view that each step writes to the histograms,
   // which must not overlap x or each other.
+  // For networks of floats only.
   void observe(const TensorView& x, const Histograms& histograms);
+
+  // Runs without outputs, and adds up what each step writes as int8, channel by channel. sums: int64 (total,), the
+  // output channels of step 0, of step 1, ...; those of steps that write float32 stay as they are. Must not overlap x.
+  void channel_sums(const TensorView& x, const TensorView& sums);
 
   // Letterbox, run, decode_candidates and nms_candidates one after another, bit for bit, in memory that the engine
   // keeps for the next call. For networks whose levels have the same number of classes and 4 * kBoxBins box outputs.
@@ -134,7 +139,7 @@ class Engine {
   struct Context {
     engine::Memory arena, workspaces;
     std::vector<engine::Memory> guarded;
-    std::vector<float*> buffers;
+    std::vector<void*> buffers;
     std::vector<Share> shares;  // one a thread
     DetectMemory detect;
   };

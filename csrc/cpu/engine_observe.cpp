@@ -14,6 +14,7 @@ constexpr const char* kOp = "observe";
 constexpr std::int64_t kBins = Histograms::kBins;
 constexpr std::int64_t kBlock = 128;                         // bins of one exponent
 constexpr std::int64_t kBlocksAtOnce = 64;                   // to merge
+constexpr std::int64_t kChannels = 16;                       // to add up on a thread, at least
 constexpr std::int64_t kGrain = 1 << 14;                     // values worth a thread
 constexpr std::int64_t kRun = 1 << 12;                       // values that stay in the first cache for a second look
 constexpr std::int64_t kMostValues = std::int64_t{1} << 31;  // between two merges: no count can overflow
@@ -130,8 +131,41 @@ void check_histograms(const TensorView& x, const Histograms& histograms, std::in
 
 }  // namespace
 
+void Engine::channel_sums(const TensorView& x, const TensorView& sums) {
+  const char* op = "channel_sums";
+  const engine::InputSize size = check_input(x, op);
+  std::int64_t total = 0;
+  for (const engine::Step& step : graph_.steps) total += step.output.channels;
+  check_output(sums, op, "sums", DType::s64, {total}, "(total,)");
+  YN_CHECK(!overlap(x, sums), op, ": sums must not overlap x");
+  Outputs outputs;
+  const std::vector<engine::Memory> memory = spare_outputs(size, outputs);
+  run_parts(size, x.as<const float>(), outputs, [&](const Plan& plan, Context& context) {
+    std::int64_t* to = sums.as<std::int64_t>();
+    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+      run_step(plan, plan.steps[i], context);
+      const engine::View& view = graph_.steps[i].output;
+      const auto buffer = static_cast<std::size_t>(view.buffer);
+      const engine::BufferPlan& whole = plan.memory.buffers[buffer];
+      if (whole.is_int8) {
+        const std::int8_t* values = static_cast<const std::int8_t*>(context.buffers[buffer]) + view.offset;
+        const std::int64_t pixels = plan.memory.size.pictures * whole.height * whole.width;
+        parallel_for(view.channels, kChannels, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+            for (std::int64_t c = begin; c < end; ++c) to[c] += values[pixel * whole.channels + c];
+          }
+        });
+      }
+      to += view.channels;
+    }
+  });
+}
+
 void Engine::observe(const TensorView& x, const Histograms& histograms) {
   const engine::InputSize size = check_input(x, kOp);
+  for (const engine::Buffer& buffer : graph_.buffers) {
+    YN_CHECK(!buffer.is_int8(), kOp, ": the network must compute with floats only, got one with int8");
+  }
   check_histograms(x, histograms, static_cast<std::int64_t>(graph_.steps.size()) + 1);
   Outputs outputs;
   const std::vector<engine::Memory> memory = spare_outputs(size, outputs);
@@ -142,7 +176,7 @@ void Engine::observe(const TensorView& x, const Histograms& histograms) {
       const auto buffer = static_cast<std::size_t>(view.buffer);
       const engine::BufferPlan& whole = plan.memory.buffers[buffer];
       const std::int64_t pixels = plan.memory.size.pictures * whole.height * whole.width;
-      add_map({context.buffers[buffer] + view.offset, pixels, view.channels, whole.channels},
+      add_map({static_cast<const float*>(context.buffers[buffer]) + view.offset, pixels, view.channels, whole.channels},
               static_cast<std::int64_t>(row), tallies, histograms);
     };
     add({0, 0, graph_.buffers[0].channels}, 0);

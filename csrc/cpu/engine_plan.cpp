@@ -46,11 +46,16 @@ ConvArgs args_of(const MemoryPlan& memory, const Step& step) {
 }
 
 // The four taps of a transposed convolution: a row of the input to every other pixel of a row of the output.
-std::vector<Job> upsample_jobs(const Job& whole, std::int64_t tap_floats) {
+std::vector<Job> upsample_jobs(const Job& whole, std::int64_t tap_floats, std::int64_t conv_block) {
   std::vector<Job> jobs;
   for (std::int64_t tap = 0; tap < 4; ++tap) {
     Job job = whole;
-    job.args.weight += tap * tap_floats;
+    if (job.integer) {
+      job.quant.weight += tap * tap_floats * 4;
+      job.quant.weight_sum += tap * conv_blocks(job.args.out_c, conv_block) * conv_block;
+    } else {
+      job.args.weight += tap * tap_floats;
+    }
     job.args.in_h = job.args.out_h = 1;
     job.args.out_w = job.args.in_w;
     job.args.out_stride *= 2;
@@ -61,9 +66,11 @@ std::vector<Job> upsample_jobs(const Job& whole, std::int64_t tap_floats) {
   return jobs;
 }
 
-std::int64_t units_of(Algorithm algorithm, const ConvArgs& args) {
+std::int64_t units_of(Algorithm algorithm, const ConvSizes& args) {
   switch (algorithm) {
     case Algorithm::pointwise:
+    case Algorithm::quantize:
+    case Algorithm::dequantize:
       return args.out_h * args.out_w;
     case Algorithm::winograd43:
     case Algorithm::winograd_s2:
@@ -81,25 +88,34 @@ bool is_exact_enough(const Step& step, Algorithm algorithm) {
 }
 
 // All that may take the step, the cost table's first.
-std::vector<Algorithm> algorithms_of(const Step& step, const ConvArgs& args, int forced, const CpuKernels& table) {
+std::vector<Algorithm> algorithms_of(const Step& step, const ConvSizes& args, int forced, const CpuKernels& table) {
   if (step.op == Op::upsample) return {Algorithm::upsample};
   if (step.op == Op::max_pool5) return {Algorithm::max_pool};
+  if (step.op == Op::quantize) return {Algorithm::quantize};
+  if (step.op == Op::dequantize) return {Algorithm::dequantize};
   if (forced >= 0) return {static_cast<Algorithm>(forced)};
-  Algorithm first = choose_algorithm(args, table);
+  Algorithm first = choose_algorithm(args, step.is_integer(), table);
   if (!is_exact_enough(step, first)) first = Algorithm::direct;
   std::vector<Algorithm> all{first};
-  for (const Algorithm other : algorithms_for(step.kernel, step.stride)) {
+  for (const Algorithm other : algorithms_for(step.kernel, step.stride, step.is_integer())) {
     if (other != first && is_exact_enough(step, other)) all.push_back(other);
   }
   return all;
 }
 
 // Units of all calls, and how many calls share them. Where pictures lie one after another a kernel sees one tall one.
-std::pair<std::int64_t, std::int64_t> units_and_pictures(Algorithm algorithm, const ConvArgs& args,
+std::pair<std::int64_t, std::int64_t> units_and_pictures(Algorithm algorithm, const ConvSizes& args,
                                                          std::int64_t pictures) {
   const std::int64_t units = units_of(algorithm, args);
-  if (algorithm == Algorithm::pointwise || algorithm == Algorithm::upsample) return {units * pictures, 1};
-  return {units, pictures};
+  switch (algorithm) {
+    case Algorithm::pointwise:
+    case Algorithm::upsample:
+    case Algorithm::quantize:
+    case Algorithm::dequantize:
+      return {units * pictures, 1};
+    default:
+      return {units, pictures};
+  }
 }
 
 bool same(const Job& a, const Job& b) {
@@ -115,6 +131,117 @@ Job job_of(const ConvArgs& args, Algorithm algorithm, std::int64_t pictures, int
   std::tie(units, job.pictures) = units_and_pictures(algorithm, args, pictures);
   job.cut = choose_cut(algorithm, args, units, job.pictures, threads, table);
   return job;
+}
+
+float buffer_scale(const Graph& graph, const View& view) {
+  return graph.buffers[static_cast<std::size_t>(view.buffer)].scale;
+}
+
+// Without sizes, inputs and outputs.
+QuantConvArgs quant_args_of(const Step& step, const ConvArgs& sizes, const PackedWeights& weights, std::size_t index) {
+  QuantConvArgs args{};
+  args.weight = weights.weight_s8(index);
+  args.weight_sum = weights.weight_sum(index);
+  args.multiplier = weights.multiplier(index);
+  args.offset = weights.offset(index);
+  args.residual_stride = sizes.residual_stride;
+  args.relu = step.relu;
+  return args;
+}
+
+struct Piece {
+  std::int64_t unit, unit_end, block, block_end;
+};
+
+template <class T>
+T* at(const Place& place, void* const* buffers, std::int64_t picture) {
+  return static_cast<T*>(buffers[place.buffer]) + place.offset + picture * place.picture;
+}
+
+void run_float(const CpuKernels& table, const Job& job, const Piece& piece, void* const* buffers, std::int64_t picture,
+               float* workspace) {
+  ConvArgs args = job.args;
+  args.x = at<float>(job.x, buffers, picture);
+  args.y = at<float>(job.y, buffers, picture);
+  args.residual = job.residual.buffer >= 0 ? at<float>(job.residual, buffers, picture) : nullptr;
+  switch (job.algorithm) {
+    case Algorithm::pointwise:
+      return table.conv2d_pointwise_f32(args, piece.unit, piece.unit_end, piece.block, piece.block_end);
+    case Algorithm::winograd43:
+      return table.conv2d_winograd43_f32(args, piece.unit, piece.unit_end, piece.block, piece.block_end, workspace);
+    case Algorithm::winograd_s2:
+      return table.conv2d_winograd_s2_f32(args, piece.unit, piece.unit_end, piece.block, piece.block_end, workspace);
+    case Algorithm::upsample: {
+      const float* x = args.x;
+      float* y = args.y;
+      for (std::int64_t row = piece.unit; row < piece.unit_end; ++row) {
+        args.x = x + row * args.in_w * args.in_stride;
+        args.y = y + row * 2 * args.out_w * args.out_stride;  // two rows: out_stride is that of every other pixel
+        table.conv2d_pointwise_f32(args, 0, args.out_w, piece.block, piece.block_end);
+      }
+      return;
+    }
+    default:
+      return table.conv2d_direct_f32(args, piece.unit, piece.unit_end, piece.block, piece.block_end);
+  }
+}
+
+void run_integer(const CpuKernels& table, const Job& job, const Piece& piece, void* const* buffers,
+                 std::int64_t picture, float*) {
+  QuantConvArgs args = job.quant;
+  static_cast<ConvSizes&>(args) = job.args;
+  args.x = at<std::int8_t>(job.x, buffers, picture);
+  if (job.int8_out) {
+    args.y = at<std::int8_t>(job.y, buffers, picture);
+  } else {
+    args.y_f32 = at<float>(job.y, buffers, picture);
+  }
+  args.residual = job.residual.buffer >= 0 ? at<std::int8_t>(job.residual, buffers, picture) : nullptr;
+  switch (job.algorithm) {
+    case Algorithm::pointwise:
+      return table.s8.conv2d_pointwise(args, piece.unit, piece.unit_end, piece.block, piece.block_end);
+    case Algorithm::upsample: {
+      const QuantConvArgs whole = args;
+      for (std::int64_t row = piece.unit; row < piece.unit_end; ++row) {
+        const std::int64_t out = row * 2 * args.out_w * args.out_stride;  // as above
+        args.x = whole.x + row * args.in_w * args.in_stride;
+        if (whole.y) args.y = whole.y + out;
+        if (whole.y_f32) args.y_f32 = whole.y_f32 + out;
+        table.s8.conv2d_pointwise(args, 0, args.out_w, piece.block, piece.block_end);
+      }
+      return;
+    }
+    default:
+      return table.s8.conv2d_direct(args, piece.unit, piece.unit_end, piece.block, piece.block_end);
+  }
+}
+
+void run_pool(const CpuKernels& table, const Job& job, const Piece& piece, void* const* buffers, std::int64_t picture) {
+  const ConvSizes& sizes = job.args;
+  if (job.integer) {
+    table.s8.max_pool5({sizes.in_h, sizes.in_w, sizes.in_c, sizes.in_stride, sizes.out_stride,
+                        at<std::int8_t>(job.x, buffers, picture), at<std::int8_t>(job.y, buffers, picture)},
+                       piece.unit, piece.unit_end);
+  } else {
+    table.max_pool5_f32({sizes.in_h, sizes.in_w, sizes.in_c, sizes.in_stride, sizes.out_stride,
+                         at<float>(job.x, buffers, picture), at<float>(job.y, buffers, picture)},
+                        piece.unit, piece.unit_end);
+  }
+}
+
+// The pixels of all pictures are one run of them.
+void run_conversion(const CpuKernels& table, const Job& job, const Piece& piece, void* const* buffers) {
+  const ConvSizes& sizes = job.args;
+  if (job.algorithm == Algorithm::quantize) {
+    const auto inverse = static_cast<float>(1.0 / static_cast<double>(job.scale));
+    table.s8.quantize({sizes.in_c, sizes.in_stride, sizes.out_c, sizes.out_stride, at<float>(job.x, buffers, 0),
+                       at<std::int8_t>(job.y, buffers, 0), inverse},
+                      piece.unit, piece.unit_end);
+  } else {
+    table.s8.dequantize({sizes.in_c, sizes.in_stride, sizes.out_stride, at<std::int8_t>(job.x, buffers, 0),
+                         at<float>(job.y, buffers, 0), job.scale},
+                        piece.unit, piece.unit_end);
+  }
 }
 
 Job tuned_job(const Step& step, const ConvArgs& args, const Choice& choice, std::int64_t pictures, int threads,
@@ -147,6 +274,7 @@ Plan make_plan(const Graph& graph, const engine::InputSize& size, const Choices&
   plan.threads = threads;
   plan.memory = engine::plan_memory(graph, size);
   plan.weights = std::move(weights);
+  const std::vector<bool> nonnegative = engine::nonnegative_buffers(graph);
   for (std::size_t i = 0; i < graph.steps.size(); ++i) {
     const Step& step = graph.steps[i];
     const ConvArgs args = args_of(plan.memory, step);
@@ -160,15 +288,26 @@ Plan make_plan(const Graph& graph, const engine::InputSize& size, const Choices&
         job = other;
       }
     }
-    job.args.weight = plan.weights->weight(i);
-    job.args.bias = plan.weights->bias(i);
-    job.args.zeros = zeros;
+    job.integer = step.is_integer() ||
+                  (!step.has_weight() && graph.buffers[static_cast<std::size_t>(step.input.buffer)].is_int8());
+    job.int8_out = graph.buffers[static_cast<std::size_t>(step.output.buffer)].is_int8();
+    if (step.is_integer()) {
+      job.quant = quant_args_of(step, job.args, *plan.weights, i);
+      job.quant.zeros = reinterpret_cast<const std::int8_t*>(zeros);
+      job.quant.residual_multiplier = engine::requantization(graph, step).residual_multiplier;
+      job.quant.unsigned_input = nonnegative[static_cast<std::size_t>(step.input.buffer)];
+    } else {
+      job.args.weight = plan.weights->weight(i);
+      job.args.bias = plan.weights->bias(i);
+      job.args.zeros = zeros;
+    }
+    if (!step.has_weight()) job.scale = buffer_scale(graph, step.op == Op::quantize ? step.output : step.input);
     job.x = place_of(plan.memory, step.input);
     job.y = place_of(plan.memory, step.output);
     if (step.has_residual) job.residual = place_of(plan.memory, step.residual);
     step_plan.algorithm = job.algorithm;
     if (job.algorithm == Algorithm::upsample) {
-      step_plan.jobs = upsample_jobs(job, plan.weights->tap_floats(i));
+      step_plan.jobs = upsample_jobs(job, plan.weights->tap_floats(i), table.conv_block);
     } else {
       step_plan.jobs.push_back(job);
     }
@@ -215,59 +354,36 @@ StepInfo step_info(const Graph& graph, const Plan& plan, std::size_t index, std:
           args.out_c,
           pool ? 5 : step.kernel,
           pool ? 1 : step.stride,
-          pool ? 0 : flop / 1e6,
+          step.has_weight() ? flop / 1e6 : 0,
           plan.weights->bytes(index),
           args.in_stride,
           args.out_stride,
           step.has_residual,
           step_plan.tuned,
+          step_plan.jobs.front().integer,
           step_plan.jobs.front().cut.unit_step,
           step_plan.jobs.front().cut.block_step,
           plan.memory.size.pictures};
 }
 
-void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, float* const* buffers, float* workspace) {
+void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, void* const* buffers, float* workspace) {
   const Job* job = step.jobs.data();
   while (index >= job->pieces()) index -= (job++)->pieces();
   const Cut& cut = job->cut;
   const std::int64_t block = index % cut.block_pieces() * cut.block_step;
   index /= cut.block_pieces();
   const std::int64_t unit = index % cut.unit_pieces() * cut.unit_step, picture = index / cut.unit_pieces();
-  const std::int64_t block_end = std::min(block + cut.block_step, cut.blocks);
-  const std::int64_t unit_end = std::min(unit + cut.unit_step, cut.units);
-  const auto at = [&](const Place& place) { return buffers[place.buffer] + place.offset + picture * place.picture; };
-
-  ConvArgs args = job->args;
-  args.x = at(job->x);
-  args.y = at(job->y);
-  args.residual = job->residual.buffer >= 0 ? at(job->residual) : nullptr;
+  const Piece piece{unit, std::min(unit + cut.unit_step, cut.units), block,
+                    std::min(block + cut.block_step, cut.blocks)};
   switch (job->algorithm) {
-    case Algorithm::direct:
-      plan.table->conv2d_direct_f32(args, unit, unit_end, block, block_end);
-      break;
-    case Algorithm::pointwise:
-      plan.table->conv2d_pointwise_f32(args, unit, unit_end, block, block_end);
-      break;
-    case Algorithm::winograd43:
-      plan.table->conv2d_winograd43_f32(args, unit, unit_end, block, block_end, workspace);
-      break;
-    case Algorithm::winograd_s2:
-      plan.table->conv2d_winograd_s2_f32(args, unit, unit_end, block, block_end, workspace);
-      break;
-    case Algorithm::upsample: {
-      const float* x = args.x;
-      float* y = args.y;
-      for (std::int64_t row = unit; row < unit_end; ++row) {
-        args.x = x + row * args.in_w * args.in_stride;
-        args.y = y + row * 2 * args.out_w * args.out_stride;  // two rows: out_stride is that of every other pixel
-        plan.table->conv2d_pointwise_f32(args, 0, args.out_w, block, block_end);
-      }
-      break;
-    }
     case Algorithm::max_pool:
-      plan.table->max_pool5_f32({args.in_h, args.in_w, args.in_c, args.in_stride, args.out_stride, args.x, args.y},
-                                unit, unit_end);
-      break;
+      return run_pool(*plan.table, *job, piece, buffers, picture);
+    case Algorithm::quantize:
+    case Algorithm::dequantize:
+      return run_conversion(*plan.table, *job, piece, buffers);
+    default:
+      return job->integer ? run_integer(*plan.table, *job, piece, buffers, picture, workspace)
+                          : run_float(*plan.table, *job, piece, buffers, picture, workspace);
   }
 }
 

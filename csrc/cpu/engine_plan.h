@@ -15,7 +15,7 @@
 
 namespace yolonas::cpu {
 
-// Where a job's pictures lie: `offset` floats into a buffer, `picture` floats apart.
+// Where a job's pictures lie: `offset` numbers into a buffer, `picture` numbers apart.
 struct Place {
   std::int64_t buffer = -1, offset = 0, picture = 0;
 };
@@ -23,7 +23,11 @@ struct Place {
 // The calls of one kernel with the same weights. Pieces are independent of each other.
 struct Job {
   Algorithm algorithm = Algorithm::direct;
-  ConvArgs args{};  // x, y, residual null
+  bool integer = false;   // computes with int8
+  bool int8_out = false;  // writes it
+  ConvArgs args{};        // x, y, residual null; of an integer job only the sizes count
+  QuantConvArgs quant{};  // of an integer job, without the sizes; x, y, residual null
+  float scale = 0;        // of quantize and dequantize
   Place x, y, residual;
   std::int64_t pictures = 1;
   Cut cut;
@@ -55,8 +59,8 @@ struct StepInfo {
   std::int64_t in_h, in_w, in_c, out_h, out_w, out_c, kernel, stride;
   double mflop;  // of the direct form, for all pictures
   std::int64_t weight_bytes;
-  std::int64_t in_stride, out_stride;  // floats from pixel to pixel
-  bool residual, tuned;
+  std::int64_t in_stride, out_stride;  // numbers from pixel to pixel
+  bool residual, tuned, integer;
   std::int64_t unit_step, block_step;  // of its cut
   std::int64_t pictures;               // that run side by side
 };
@@ -88,6 +92,6 @@ StepInfo step_info(const engine::Graph& graph, const Plan& plan, std::size_t ste
 
 // Runs pieces [0, pieces) of a step, `index` of them; `buffers` are the places of all buffers, `workspace` holds
 // workspace_floats and belongs to this call alone.
-void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, float* const* buffers, float* workspace);
+void run_piece(const Plan& plan, const StepPlan& step, std::int64_t index, void* const* buffers, float* workspace);
 
 }  // namespace yolonas::cpu

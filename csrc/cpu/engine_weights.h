@@ -15,7 +15,8 @@ class PackedWeights {
   PackedWeights() = default;
 
   // Packs the weights and bias of every step on all threads, and empties them there, one by one as they are packed: at
-  // no time do all of them exist twice. Throws std::bad_alloc, with the graph unchanged.
+  // no time do all of them exist twice. Integer steps keep weight_scale and bias. Throws std::bad_alloc, with the graph
+  // unchanged.
   PackedWeights(engine::Graph& graph, std::int64_t conv_block);
 
   // The same for other blocks. `graph`, here and below, is the one that the weights were taken from.
@@ -25,21 +26,31 @@ class PackedWeights {
   engine::Graph unpacked(const engine::Graph& graph) const;
 
   std::int64_t conv_block() const { return conv_block_; }
-  const float* weight(std::size_t step) const { return memory_.data() + places_[step].weight; }  // of an upsample: of
-  const float* bias(std::size_t step) const { return memory_.data() + places_[step].bias; }
-  std::int64_t tap_floats(std::size_t step) const { return places_[step].tap_floats; }  // its four taps, so far apart
   std::int64_t bytes(std::size_t step) const { return places_[step].floats * 4; }
+  // Of an upsample: the four taps, so far apart as tap_floats says; of an integer one the sums are blocks apart.
+  const float* weight(std::size_t step) const { return memory_.data() + places_[step].weight; }
+  std::int64_t tap_floats(std::size_t step) const { return places_[step].tap_floats; }
+  const float* bias(std::size_t step) const { return memory_.data() + places_[step].bias; }
+  // Of integer steps, see QuantConvArgs.
+  const std::int8_t* weight_s8(std::size_t step) const { return reinterpret_cast<const std::int8_t*>(weight(step)); }
+  const std::int32_t* weight_sum(std::size_t step) const {
+    return reinterpret_cast<const std::int32_t*>(memory_.data() + places_[step].weight_sum);
+  }
+  const float* multiplier(std::size_t step) const { return memory_.data() + places_[step].multiplier; }
+  const float* offset(std::size_t step) const { return bias(step); }
 
  private:
   struct Place {
-    std::int64_t weight = 0, bias = 0;  // offsets in memory_
+    std::int64_t weight = 0, bias = 0, weight_sum = 0, multiplier = 0;  // offsets in memory_
     std::int64_t tap_floats = 0;
-    std::int64_t floats = 0;  // of weight and bias, with padding
+    std::int64_t floats = 0;  // of all of them, with padding
   };
 
   void lay_out(const engine::Graph& graph, std::int64_t conv_block);
-  void pack(const engine::Step& step, std::size_t index) const;
+  void pack(const engine::Graph& graph, std::size_t index) const;
+  void pack_integer(const engine::Graph& graph, std::size_t index) const;
   void unpack(std::size_t index, engine::Step& step) const;
+  std::int64_t padded_channels(const engine::Step& step) const;
 
   std::int64_t conv_block_ = 0;
   std::vector<Place> places_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "core/check.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr std::int64_t kMaxBuffers = 4096, kMaxSteps = 4096, kMaxChannels = 1 << 16, kMaxDownscale = 10;
 constexpr std::int64_t kInputChannels = 3;
 constexpr std::size_t kMaxName = 1000;
+constexpr std::int64_t kMaxIntegerDepth = 65536;  // of kernel * kernel * C: 65536 * 255 * 127 fits int32
 
 bool overlap(const View& a, const View& b) {
   return a.buffer == b.buffer && a.offset < b.offset + b.channels && b.offset < a.offset + a.channels;
@@ -52,9 +54,15 @@ void check_view(const Graph& graph, const View& view, const std::string& owner, 
            ", got offset ", view.offset, " and ", view.channels, " channels");
 }
 
-std::int64_t downscale(const Graph& graph, const View& view) {
-  return graph.buffers[static_cast<std::size_t>(view.buffer)].downscale_log2;
+const Buffer& buffer_of(const Graph& graph, const View& view) {
+  return graph.buffers[static_cast<std::size_t>(view.buffer)];
 }
+
+std::int64_t downscale(const Graph& graph, const View& view) { return buffer_of(graph, view).downscale_log2; }
+
+const char* type_name(bool is_int8) { return is_int8 ? "int8" : "float32"; }
+
+bool is_scale(float scale) { return std::isfinite(scale) && scale >= std::numeric_limits<float>::min(); }
 
 // The sizes of a convolution's weight and settings.
 void check_weight(const Step& step, const std::string& owner) {
@@ -65,9 +73,10 @@ void check_weight(const Step& step, const std::string& owner) {
   YN_CHECK(step.stride == 2 || (!upsample && step.stride == 1), "engine: stride of ", owner, " must be ",
            upsample ? "2" : "1 or 2", ", got ", step.stride);
   const std::int64_t count = step.input.channels * step.output.channels * step.kernel * step.kernel;
-  YN_CHECK(static_cast<std::int64_t>(step.weight.size()) == count, "engine: weight of ", owner, " must have ", count,
+  const std::size_t values = step.is_integer() ? step.weight_s8.size() : step.weight.size();
+  YN_CHECK(static_cast<std::int64_t>(values) == count, "engine: weight of ", owner, " must have ", count,
            " values for ", step.input.channels, " -> ", step.output.channels, " channels and a kernel of ", step.kernel,
-           "x", step.kernel, ", got ", step.weight.size());
+           "x", step.kernel, ", got ", values);
   YN_CHECK(static_cast<std::int64_t>(step.bias.size()) == step.output.channels, "engine: bias of ", owner,
            " must have one value per output channel, ", step.output.channels, ", got ", step.bias.size());
   const auto finite = [](float value) { return std::isfinite(value); };
@@ -77,6 +86,44 @@ void check_weight(const Step& step, const std::string& owner) {
            " must be finite, got NaN or infinity");
   YN_CHECK(std::isfinite(step.residual_scale), "engine: residual_scale of ", owner, " must be finite, got ",
            step.residual_scale);
+}
+
+// What an integer step has beyond, and the sizes that it multiplies by.
+void check_integer_step(const Graph& graph, const Step& step, const std::string& owner) {
+  YN_CHECK(static_cast<std::int64_t>(step.weight_scale.size()) == step.output.channels, "engine: weight_scale of ",
+           owner, " must have one value per output channel, ", step.output.channels, ", got ",
+           step.weight_scale.size());
+  for (const float scale : step.weight_scale) {
+    YN_CHECK(is_scale(scale), "engine: weight_scale of ", owner, " must be positive and finite, got ", scale);
+  }
+  YN_CHECK(std::count(step.weight_s8.begin(), step.weight_s8.end(), std::int8_t{-128}) == 0, "engine: weight of ",
+           owner, " must lie within -127..127, got -128");
+  const std::int64_t depth = step.kernel * step.kernel * step.input.channels;
+  YN_CHECK(depth <= kMaxIntegerDepth, "engine: weight of ", owner, " must have at most ", kMaxIntegerDepth,
+           " values per output channel, got ", depth);
+  const Requantization numbers = requantization(graph, step);
+  const auto finite = [](float value) { return std::isfinite(value); };
+  YN_CHECK(std::all_of(numbers.multiplier.begin(), numbers.multiplier.end(), finite) &&
+               std::all_of(numbers.offset.begin(), numbers.offset.end(), finite) && finite(numbers.residual_multiplier),
+           "engine: scales of ", owner, " must give finite factors; they are too far apart");
+}
+
+// The types of what a step reads and writes.
+void check_types(const Graph& graph, const Step& step, const std::string& owner) {
+  const bool input = buffer_of(graph, step.input).is_int8(), output = buffer_of(graph, step.output).is_int8();
+  const bool reads = step.is_integer() || step.op == Op::dequantize;
+  if (step.op == Op::max_pool5) {
+    YN_CHECK(buffer_of(graph, step.input).scale == buffer_of(graph, step.output).scale, "engine: output of ", owner,
+             " must have the scale of its input, ", buffer_of(graph, step.input).scale, ", got ",
+             buffer_of(graph, step.output).scale);
+    return;
+  }
+  YN_CHECK(input == reads, "engine: input of ", owner, " must be ", type_name(reads), ", got ", type_name(input));
+  YN_CHECK(!step.has_residual || buffer_of(graph, step.residual).is_int8() == reads, "engine: residual of ", owner,
+           " must be ", type_name(reads), ", got ", type_name(!reads));
+  const bool writes = step.op == Op::quantize;
+  YN_CHECK(step.is_integer() || output == writes, "engine: output of ", owner, " must be ", type_name(writes), ", got ",
+           type_name(output));
 }
 
 void check_step(const Graph& graph, const Step& step, Written& written) {
@@ -95,12 +142,17 @@ void check_step(const Graph& graph, const Step& step, Written& written) {
   if (step.op == Op::upsample) expected = in - 1;
   YN_CHECK(out == expected, "engine: output of ", owner, " must be in a buffer at 1 / 2^", expected, ", got buffer ",
            step.output.buffer, " at 1 / 2^", out);
-  if (step.op == Op::max_pool5) {
-    YN_CHECK(step.input.channels == step.output.channels, "engine: output of ", owner,
-             " must have as many channels as its input, ", step.input.channels, ", got ", step.output.channels);
-  } else {
+  if (step.has_weight()) {
     check_weight(step, owner);
+    if (step.is_integer()) check_integer_step(graph, step, owner);
+  } else {
+    const bool fits = step.op == Op::quantize ? step.input.channels <= step.output.channels
+                                              : step.input.channels == step.output.channels;
+    YN_CHECK(fits, "engine: output of ", owner, " must have as many channels as its input, ", step.input.channels,
+             ", got ", step.output.channels);
+    YN_CHECK(!step.is_integer(), "engine: weight_scale of ", owner, " must be left out for ", name(step.op));
   }
+  check_types(graph, step, owner);
   YN_CHECK(!step.has_residual || step.op == Op::conv, "engine: residual of ", owner, " must be left out for ",
            name(step.op));
   const bool in_place = step.has_residual && same(step.residual, step.output);
@@ -114,7 +166,7 @@ void check_step(const Graph& graph, const Step& step, Written& written) {
              " must be its residual or not overlap it, got ", view_text(step.output), " and ",
              view_text(step.residual));
   }
-  YN_CHECK(in_place || !written.any(step.output), "engine: output of ", owner,
+  YN_CHECK(in_place || step.op == Op::quantize || !written.any(step.output), "engine: output of ", owner,
            " must not overlap the output of an earlier step, got ", view_text(step.output));
   written.mark(step.output);
 }
@@ -129,31 +181,45 @@ const char* name(Op op) noexcept {
       return "upsample";
     case Op::max_pool5:
       return "max_pool5";
+    case Op::quantize:
+      return "quantize";
+    case Op::dequantize:
+      return "dequantize";
   }
   return "unknown";
 }
 
-std::vector<float> conv_weight(const float* weight, std::int64_t out_c, std::int64_t in_c, std::int64_t kernel) {
-  const std::int64_t taps = kernel * kernel;
-  std::vector<float> ordered(static_cast<std::size_t>(out_c * taps * in_c));
-  float* out = ordered.data();
-  for (std::int64_t k = 0; k < out_c; ++k) {
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      for (std::int64_t c = 0; c < in_c; ++c) *out++ = weight[(k * in_c + c) * taps + tap];
-    }
+Requantization requantization(const Graph& graph, const Step& step) {
+  const double in = buffer_of(graph, step.input).scale;
+  const Buffer& output = buffer_of(graph, step.output);
+  const double out = output.is_int8() ? output.scale : 1.0;
+  Requantization numbers;
+  for (std::size_t k = 0; k < step.weight_scale.size(); ++k) {
+    numbers.multiplier.push_back(static_cast<float>(in * step.weight_scale[k] / out));
+    numbers.offset.push_back(static_cast<float>(step.bias[k] / out));
   }
-  return ordered;
+  if (step.has_residual) {
+    const double residual = buffer_of(graph, step.residual).scale;
+    numbers.residual_multiplier = static_cast<float>(step.residual_scale * residual / out);
+  }
+  return numbers;
 }
 
-std::vector<float> upsample_weight(const float* weight, std::int64_t in_c, std::int64_t out_c) {
-  std::vector<float> ordered(static_cast<std::size_t>(4 * out_c * in_c));
-  float* out = ordered.data();
-  for (std::int64_t tap = 0; tap < 4; ++tap) {
-    for (std::int64_t k = 0; k < out_c; ++k) {
-      for (std::int64_t c = 0; c < in_c; ++c) *out++ = weight[(c * out_c + k) * 4 + tap];
+std::vector<bool> nonnegative_buffers(const Graph& graph) {
+  std::vector<bool> nonnegative(graph.buffers.size(), true);
+  nonnegative[0] = false;
+  const auto at = [&](const View& view) { return nonnegative[static_cast<std::size_t>(view.buffer)]; };
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (const Step& step : graph.steps) {
+      if (!at(step.output)) continue;
+      const bool summed = !step.has_residual || (at(step.residual) && step.residual_scale >= 0);
+      if (step.has_weight() ? step.relu && summed : at(step.input)) continue;
+      nonnegative[static_cast<std::size_t>(step.output.buffer)] = false;
+      changed = true;
     }
   }
-  return ordered;
+  return nonnegative;
 }
 
 std::string view_text(const View& view) {
@@ -176,7 +242,10 @@ void check_graph(const Graph& graph) {
              " must lie in 1..", kMaxChannels, ", got ", buffer.channels);
     YN_CHECK(buffer.downscale_log2 >= 0 && buffer.downscale_log2 <= kMaxDownscale, "engine: downscale_log2 of buffer ",
              i, " must lie in 0..", kMaxDownscale, ", got ", buffer.downscale_log2);
+    YN_CHECK(buffer.scale == 0 || is_scale(buffer.scale), "engine: scale of buffer ", i,
+             " must be positive and finite, or 0 for float32, got ", buffer.scale);
   }
+  YN_CHECK(!graph.buffers[0].is_int8(), "engine: buffer 0 is the input and must be float32, got int8");
   YN_CHECK(graph.buffers[0].downscale_log2 == 0 && graph.buffers[0].channels == kInputChannels,
            "engine: buffer 0 is the input and must be (0, ", kInputChannels, "), got (",
            graph.buffers[0].downscale_log2, ", ", graph.buffers[0].channels, ")");
@@ -189,7 +258,7 @@ void check_graph(const Graph& graph) {
     const bool printable = std::all_of(step.name.begin(), step.name.end(), [](char c) { return c >= ' ' && c <= '~'; });
     YN_CHECK(printable && step.name.size() <= kMaxName, "engine: name of step ", i,
              " must be printable ASCII of at most ", kMaxName, " characters");
-    YN_CHECK(step.op == Op::max_pool5 || names.insert(step.name).second, "engine: names of steps must be unique, got '",
+    YN_CHECK(!step.has_weight() || names.insert(step.name).second, "engine: names of steps must be unique, got '",
              step.name, "' twice");
     check_step(graph, step, written);
   }
@@ -205,6 +274,7 @@ void check_graph(const Graph& graph) {
                " must have been written by a step, got ", view_text(*view));
       YN_CHECK(level.stride == std::int64_t{1} << downscale(graph, *view), "engine: stride of ", owner, " must be ",
                std::int64_t{1} << downscale(graph, *view), ", the scale of its buffer, got ", level.stride);
+      YN_CHECK(!buffer_of(graph, *view).is_int8(), "engine: ", argument, " of ", owner, " must be float32, got int8");
       for (const View& other : outputs) {
         YN_CHECK(!overlap(*view, other), "engine: ", argument, " of ", owner, " must not overlap another output, got ",
                  view_text(*view));

@@ -33,6 +33,7 @@ MemoryPlan plan_memory(const Graph& graph, const InputSize& size) {
     one.width = size.width >> buffer.downscale_log2;
     one.channels = buffer.channels;
     one.picture = one.height * one.width * one.channels;
+    one.is_int8 = buffer.is_int8();
     one.first = steps;
     one.last = -1;
     plan.buffers.push_back(one);
@@ -66,7 +67,7 @@ MemoryPlan plan_memory(const Graph& graph, const InputSize& size) {
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
     const BufferPlan& buffer = plan.buffers[i];
     const bool used = !outside[i] && buffer.last >= 0;
-    lifetimes.push_back({used ? size.pictures * buffer.picture : 0, buffer.first, buffer.last});
+    lifetimes.push_back({used ? buffer.floats(size.pictures) : 0, buffer.first, buffer.last});
   }
   const Layout layout = lay_out(lifetimes);
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) plan.buffers[i].offset = layout.offset[i];

@@ -16,9 +16,15 @@ struct InputSize {
 
 struct BufferPlan {
   std::int64_t height = 0, width = 0, channels = 0;
-  std::int64_t picture = 0;          // floats of one picture; pictures lie one after another
+  std::int64_t picture = 0;          // numbers of one picture; pictures lie one after another
+  bool is_int8 = false;              // else float32
   std::int64_t first = 0, last = 0;  // steps of its first write and its last use; `first` of the input is -1
   std::int64_t offset = -1;          // in the arena, in floats; -1: the caller's memory, or never used
+
+  // What so many pictures take.
+  std::int64_t floats(std::int64_t pictures) const {
+    return is_int8 ? (pictures * picture + 3) / 4 : pictures * picture;
+  }
 };
 
 // A head output: written straight to the caller's memory, or copied there after the last step.

@@ -10,7 +10,7 @@ namespace yolonas::engine {
 namespace {
 
 constexpr char kMagic[8] = {'Y', 'O', 'L', 'O', 'N', 'A', 'S', 'E'};
-constexpr std::uint32_t kVersion = 1, kByteOrder = 0x01020304;
+constexpr std::uint32_t kVersion = 2, kByteOrder = 0x01020304;
 constexpr std::size_t kHeader = 32;
 constexpr std::size_t kLeastStep = 100;  // bytes, a little less than those of a step without name and weights
 
@@ -47,9 +47,10 @@ class Writer {
     value<std::uint64_t>(text.size());
     bytes(text.data(), text.size());
   }
-  void floats(const std::vector<float>& values) {
+  template <class T>
+  void values(const std::vector<T>& values) {
     value<std::uint64_t>(values.size());
-    bytes(values.data(), values.size() * sizeof(float));
+    bytes(values.data(), values.size() * sizeof(T));
   }
   void view(const View& view) {
     value(view.buffer);
@@ -90,10 +91,10 @@ class Reader {
     const std::uint64_t size = count(1);
     return std::string(bytes(size), static_cast<std::size_t>(size));
   }
-  std::vector<float> floats() {
-    std::vector<float> values(static_cast<std::size_t>(count(sizeof(float))));
-    if (!values.empty())
-      std::memcpy(values.data(), bytes(values.size() * sizeof(float)), values.size() * sizeof(float));
+  template <class T>
+  std::vector<T> values() {
+    std::vector<T> values(static_cast<std::size_t>(count(sizeof(T))));
+    if (!values.empty()) std::memcpy(values.data(), bytes(values.size() * sizeof(T)), values.size() * sizeof(T));
     return values;
   }
   View view() {
@@ -115,7 +116,10 @@ class Reader {
 std::string serialize(const Graph& graph) {
   Writer writer;
   std::size_t weights = 0;
-  for (const Step& step : graph.steps) weights += (step.weight.size() + step.bias.size()) * sizeof(float);
+  for (const Step& step : graph.steps) {
+    weights += (step.weight.size() + step.bias.size() + step.weight_scale.size()) * sizeof(float);
+    weights += step.weight_s8.size();
+  }
   writer.out().reserve(weights + 256 * (graph.steps.size() + graph.buffers.size() + 16));
   writer.bytes(kMagic, sizeof kMagic);
   writer.value(kVersion);
@@ -126,6 +130,7 @@ std::string serialize(const Graph& graph) {
   for (const Buffer& buffer : graph.buffers) {
     writer.value(buffer.downscale_log2);
     writer.value(buffer.channels);
+    writer.value(buffer.scale);
   }
   writer.value<std::uint64_t>(graph.steps.size());
   for (const Step& step : graph.steps) {
@@ -140,8 +145,10 @@ std::string serialize(const Graph& graph) {
     writer.view(step.residual);
     writer.value(step.residual_scale);
     writer.value(step.winograd_error);
-    writer.floats(step.weight);
-    writer.floats(step.bias);
+    writer.values(step.weight);
+    writer.values(step.bias);
+    writer.values(step.weight_s8);
+    writer.values(step.weight_scale);
   }
   writer.value<std::uint64_t>(graph.levels.size());
   for (const Level& level : graph.levels) {
@@ -171,15 +178,16 @@ Graph deserialize(const char* data, std::size_t size) {
   const auto sum = reader.value<std::uint64_t>();
   YN_CHECK(sum == checksum(data + kHeader, size - kHeader), "deserialize: data must match its checksum; it is damaged");
   Graph graph;
-  graph.buffers.resize(static_cast<std::size_t>(reader.count(16)));
+  graph.buffers.resize(static_cast<std::size_t>(reader.count(20)));
   for (Buffer& buffer : graph.buffers) {
     buffer.downscale_log2 = reader.value<std::int64_t>();
     buffer.channels = reader.value<std::int64_t>();
+    buffer.scale = reader.value<float>();
   }
   graph.steps.resize(static_cast<std::size_t>(reader.count(kLeastStep)));
   for (Step& step : graph.steps) {
     const auto op = reader.value<std::uint32_t>();
-    YN_CHECK(op <= static_cast<std::uint32_t>(Op::max_pool5), "deserialize: op must be known, got number ", op);
+    YN_CHECK(op <= static_cast<std::uint32_t>(Op::dequantize), "deserialize: op must be known, got number ", op);
     step.op = static_cast<Op>(op);
     step.name = reader.text();
     step.input = reader.view();
@@ -191,8 +199,10 @@ Graph deserialize(const char* data, std::size_t size) {
     step.residual = reader.view();
     step.residual_scale = reader.value<float>();
     step.winograd_error = reader.value<double>();
-    step.weight = reader.floats();
-    step.bias = reader.floats();
+    step.weight = reader.values<float>();
+    step.bias = reader.values<float>();
+    step.weight_s8 = reader.values<std::int8_t>();
+    step.weight_scale = reader.values<float>();
   }
   graph.levels.resize(static_cast<std::size_t>(reader.count(56)));
   for (Level& level : graph.levels) {

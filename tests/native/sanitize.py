@@ -22,7 +22,7 @@ SITE = BUILD / "site"  # what PYTHONPATH points to
 TESTS = (
     *("tests/ops", "tests/native/test_dispatch.py", "tests/native/test_threads.py", "tests/test_harness.py"),
     *("tests/native/test_engine.py", "tests/native/test_engine_errors.py", "tests/native/test_engine_detect.py"),
-    *("tests/native/test_engine_choices.py", "tests/native/test_engine_observe.py"),
+    *("tests/native/test_engine_choices.py", "tests/native/test_engine_observe.py", "tests/native/test_engine_int8.py"),
 )
 
 

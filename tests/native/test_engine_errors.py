@@ -34,7 +34,10 @@ BAD_GRAPHS = {
     "negative scale": (([*GRAPH[0], (-1, 4)], *GRAPH[1:]), "downscale_log2 of buffer 12 must lie in 0..10, got -1"),
     "no steps": ((GRAPH[0], [], GRAPH[2]), "number of steps must lie in 1..4096, got 0"),
     "no outputs": ((*GRAPH[:2], []), "at least one output"),
-    "unknown op": (change_step("side", op="relu"), "op of step 'side' must be conv, upsample or max_pool5, got 'relu'"),
+    "unknown op": (
+        change_step("side", op="relu"),
+        "op of step 'side' must be conv, upsample, max_pool5, quantize or dequantize, got 'relu'",
+    ),
     "no weight": (without("side", "weight"), "step 'side' must have the key 'weight'"),
     "no stride": (without("side", "stride"), "step 'side' must have the key 'stride'"),
     "name that is no text": (change_step("side", name="a\nb"), "name of step 2 must be printable ASCII"),
