@@ -15,7 +15,7 @@ ROWS = [
     {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
     {"tuning"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
-    {"lowering", "selection"},
+    {"lowering", "quantized_graph", "selection"},
     {"draw"},
     {"plots"},
     {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},

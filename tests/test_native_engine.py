@@ -342,14 +342,25 @@ def test_an_engine_stands_for_its_module_as_long_as_the_weights_stay(detector: N
         lambda model: model.load_state_dict({key: 2 * value for key, value in model.state_dict().items()}),
         lambda model: setattr(model.neck.neck1.conv.conv, "weight", torch.nn.Parameter(torch.ones(192, 768, 1, 1))),
         lambda model: model.half(),
+        lambda model: model.activation_scales.update(input=0.5),
+        lambda model: model.heads.head1.cls_pred.register_buffer("weight_scale", torch.ones(3)),
     ],
-    ids=["in-place", "data", "alpha", "state-dict", "replaced", "half"],
+    ids=["in-place", "data", "alpha", "state-dict", "replaced", "half", "scale", "new-weight-scale"],
 )
 def test_changed_weights_are_noticed(detector: NAS, picture: np.ndarray, change: Any) -> None:
     detector.fuse()
     engine = NativeEngine.of_module(detector.model)
     with torch.no_grad():
         change(detector.model)
+    assert not stands(engine, detector.model)
+
+
+def test_changed_weight_scales_are_noticed(detector: NAS) -> None:
+    pred = detector.fuse().model.heads.head1.cls_pred
+    pred.register_buffer("weight_scale", torch.ones(3))
+    engine = NativeEngine.of_module(detector.model)
+    assert stands(engine, detector.model)
+    pred.weight_scale.data[1] = 2.0  # which torch does not count
     assert not stands(engine, detector.model)
 
 

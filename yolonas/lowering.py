@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 INPUT = 0  # the number of the input's buffer: 3 channels at full size
 
 
+class Buffer(NamedTuple):
+    """Values of all pixels of a level, channels last: float32 where `scale` is 0, else int8 of that scale."""
+
+    downscale: int  # log2 of how many times smaller than the input each side is
+    channels: int
+    scale: float = 0.0
+
+
 class View(NamedTuple):
     """Channels `offset` to `offset + channels` of a buffer."""
 
@@ -52,27 +60,28 @@ class Graph:
     """A network as buffers and steps.
 
     Attributes:
-        buffers: per buffer (log2 of how many times smaller than the input each side is, channels). Buffer 0 is the
-            input.
+        buffers: buffer 0 is the input.
         steps: in the order in which they run. Every step has `op`, `name`, `input` and `output`, both a `View`.
             "conv": y = act(conv(x) + bias) + residual_scale * residual with `weight` (K, C, kh, kw), `bias` (K,),
             `stride`, padding kh // 2, `relu`, `residual` (a `View`, which may be the output itself, or None) and
             `residual_scale`. "upsample": a 2x2 transposed convolution of stride 2 with `weight` (C, K, 2, 2), `bias`.
-            "max_pool5": the maximum of 5x5 windows, stride 1.
+            "max_pool5": the maximum of 5x5 windows, stride 1. Steps with weights have `modules`, the convolutions whose
+            outputs they compute, in the order of the channels, and `weight_scale`, float32 (K,) if all of those are
+            quantised, else None. `quantized_graph` has the steps on int8 buffers.
         outputs: per level the views `cls` and `reg` of the head outputs, and `stride` in input pixels per cell.
     """
 
-    buffers: list[tuple[int, int]] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
 
-    def buffer(self, downscale: int, channels: int) -> View:
+    def buffer(self, downscale: int, channels: int, scale: float = 0.0) -> View:
         """A new buffer, as a view of all its channels."""
-        self.buffers.append((downscale, channels))
+        self.buffers.append(Buffer(downscale, channels, scale))
         return View(len(self.buffers) - 1, 0, channels)
 
     def downscale(self, view: View) -> int:
-        return self.buffers[view.buffer][0]
+        return self.buffers[view.buffer].downscale
 
     def conv(
         self,
@@ -89,8 +98,8 @@ class Graph:
         stride = weights.stride
         out = out or self.buffer(self.downscale(x) + stride // 2, len(weights.weight))
         assert weights.weight.shape[:2] == (out.channels, x.channels)
-        step = {"op": "conv", "name": name, "input": x, "output": out, "weight": weights.weight, "bias": weights.bias}
-        step |= {"stride": stride, "relu": relu, "residual": residual, "residual_scale": residual_scale}
+        step = {"op": "conv", "name": name, "input": x, "output": out, **weights._asdict()}
+        step |= {"relu": relu, "residual": residual, "residual_scale": residual_scale}
         self.steps.append(step)
         return out
 
@@ -173,9 +182,8 @@ def _up_stage(graph: Graph, name: str, stage: UpStage, x: View, skip1: View, ski
     join = graph.buffer(graph.downscale(skip1), 3 * width)
     enlarged, same, finer = join.split(width, width, width)
     graph.conv(f"{name}.conv", x, _of(stage.conv), inter)
-    weight, bias = _array(stage.upsample.weight), _array(stage.upsample.bias)
-    step = {"op": "upsample", "name": f"{name}.upsample", "input": inter, "output": enlarged}
-    graph.steps.append(step | {"weight": weight, "bias": bias})
+    weights = _of(stage.upsample)._asdict()
+    graph.steps.append({"op": "upsample", "name": f"{name}.upsample", "input": inter, "output": enlarged, **weights})
     graph.conv(f"{name}.reduce_skip1", skip1, _of(stage.reduce_skip1), same)
     reduced = graph.conv(f"{name}.reduce_skip2", skip2, _of(stage.reduce_skip2))
     graph.conv(f"{name}.downsample", reduced, _of(stage.downsample), finer)
@@ -209,24 +217,31 @@ def _head(graph: Graph, name: str, head: Head, x: View) -> tuple[View, View]:
 
 
 class _Weights(NamedTuple):
-    weight: np.ndarray  # (K, C, kh, kw)
+    weight: np.ndarray  # (K, C, kh, kw), of a transposed convolution (C, K, kh, kw)
     bias: np.ndarray  # (K,)
     stride: int
+    modules: tuple[nn.Conv2d | nn.ConvTranspose2d, ...]
+    weight_scale: np.ndarray | None  # (K,)
 
 
-def _of(module: ConvUnit | QARepVGG | nn.Conv2d) -> _Weights:
+def _of(module: ConvUnit | QARepVGG | nn.Conv2d | nn.ConvTranspose2d) -> _Weights:
     conv: Any = getattr(module, "rbr_reparam", None) or getattr(module, "conv", None) or module
-    assert conv.padding == (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
+    assert conv.transposed or conv.padding == (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
     assert conv.groups == 1
     assert conv.dilation == (1, 1)
-    return _Weights(_array(conv.weight), _array(conv.bias), conv.stride[0])
+    scale = getattr(conv, "weight_scale", None)
+    return _Weights(
+        *(_array(conv.weight), _array(conv.bias), conv.stride[0], (conv,)), None if scale is None else _array(scale)
+    )
 
 
 def _stacked(first: _Weights, second: _Weights) -> _Weights:
     """Two convolutions of one input as one: the outputs of the second come after those of the first."""
     assert first.stride == second.stride
     weight, bias = (np.concatenate(arrays) for arrays in zip(first[:2], second[:2], strict=True))
-    return _Weights(weight, bias, first.stride)
+    scales = first.weight_scale, second.weight_scale
+    scale = None if any(one is None for one in scales) else np.concatenate(scales)
+    return _Weights(weight, bias, first.stride, first.modules + second.modules, scale)
 
 
 def _reordered(weights: _Weights, order: Sequence[View], join: View) -> _Weights:

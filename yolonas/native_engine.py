@@ -62,15 +62,19 @@ class NativeEngine:
         """An engine with the weights of a module, which is fused and moved to the CPU in place, as `TorchEngine` does.
 
         Raises:
-            ValueError: weights that are not finite.
+            ValueError: weights that are not finite; a quantised network whose scales are missing or wrong.
         """
         import torch
 
         from .lowering import lower
         from .nn import fuse_
+        from .quantized_graph import quantized_graph
 
         fuse_(model.eval()).to(device="cpu", dtype=torch.float32)
-        engine = cls(native_of_graph(lower(model)), model.num_classes, torch_boxes=True)
+        graph = lower(model)
+        if model.activation_scales:
+            graph = quantized_graph(graph, model.activation_scales)
+        engine = cls(native_of_graph(graph), model.num_classes, torch_boxes=True)
         engine._source, engine._state = model, _state(model)
         return engine
 
@@ -174,17 +178,18 @@ def _state(model: YoloNAS) -> tuple[Any, ...]:
     Where the tensors are, how often torch has seen them change, and the values of the short ones: `tensor.data` can be
     written to without torch noticing.
     """
-    parameters = list(model.parameters())
+    tensors = [*model.parameters(), *model.buffers()]
     return (
         model.form,
-        *((parameter.data_ptr(), parameter.dtype, _version(parameter)) for parameter in parameters),
-        *(zlib.crc32(parameter.detach().numpy()) for parameter in parameters if _is_short(parameter)),
+        tuple(model.activation_scales.items()),
+        *((tensor.data_ptr(), tensor.dtype, _version(tensor)) for tensor in tensors),
+        *(zlib.crc32(tensor.detach().numpy()) for tensor in tensors if _is_short(tensor)),
     )
 
 
-def _is_short(parameter: torch.Tensor) -> bool:
-    return parameter.ndim == 1 and str(parameter.device) == "cpu" and str(parameter.dtype) == "torch.float32"
+def _is_short(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 1 and str(tensor.device) == "cpu" and str(tensor.dtype) == "torch.float32"
 
 
-def _version(parameter: torch.Tensor) -> int:
-    return -1 if parameter.is_inference() else parameter._version
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

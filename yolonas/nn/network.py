@@ -25,7 +25,11 @@ class YoloNAS(nn.Module):
     The initial values are random as for training. To load weights instead, build inside `with torch.device("meta")`,
     which costs nothing, and call `load_state_dict(state_dict, assign=True)`: every tensor is in the state dict.
 
-    Attributes: `variant` (a `Variant`), `num_classes`, and `form`, the current one.
+    Attributes: `variant` (a `Variant`), `num_classes`, and `form`, the current one. If `activation_scales` is not empty
+        the network is quantised: it has the scale of "input" and of the int8 output of each step of `lowering.lower`,
+        by its name. Convolutions with a buffer `weight_scale`, float32 `(outputs,)`, then have int8 weights,
+        `clip(rint(weight / weight_scale), -127, 127)`; the others stay in floating point. The modules compute without
+        any of this; `quantized_graph` does not.
     """
 
     def __init__(self, variant: str | Variant, num_classes: int = 80, form: str = "training"):
@@ -41,6 +45,7 @@ class YoloNAS(nn.Module):
         self.variant = variant
         self.num_classes = num_classes
         self.form = form
+        self.activation_scales: dict[str, float] = {}
         self.backbone = Backbone(variant, form=form)
         self.neck = Neck(variant, form=form)
         self.heads = Heads(variant, num_classes, form=form)
