@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from engine_graphs import Graph, conv, upsample
 
-from yolonas.ops import reference
+from yolonas.lowering import Buffer, View
+from yolonas.lowering import Graph as LoweredGraph
+from yolonas.quantization.reference import run_integer
+from yolonas.quantized_graph import quantized_weight
 
 
 def integer(step: dict[str, Any]) -> dict[str, Any]:
@@ -15,12 +18,7 @@ def integer(step: dict[str, Any]) -> dict[str, Any]:
     axis = 1 if step["op"] == "upsample" else 0
     others = tuple(i for i in range(4) if i != axis)
     scale = (np.abs(step["weight"]).max(axis=others) / 127).astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(4)]
-    return {
-        **step,
-        "weight": np.clip(np.rint(step["weight"] / scale.reshape(shape)), -127, 127).astype(np.int8),
-        "weight_scale": scale,
-    }
+    return {**step, "weight": quantized_weight(step["weight"], scale, axis=axis), "weight_scale": scale}
 
 
 def convert(op: str, name: str, x: Any, y: Any) -> dict[str, Any]:
@@ -46,8 +44,8 @@ def graph() -> Graph:
         integer(conv("deeper", join, four, 3, 2, relu=False)),
         integer(conv("pool in", four, (6, 0, 9), 1)),
         convert("max_pool5", "pool", (6, 0, 9), (6, 9, 9)),
-        convert("max_pool5", "pool", (6, 9, 9), (6, 18, 9)),
-        convert("max_pool5", "pool", (6, 18, 9), (6, 27, 9)),
+        convert("max_pool5", "pool 2", (6, 9, 9), (6, 18, 9)),
+        convert("max_pool5", "pool 3", (6, 18, 9), (6, 27, 9)),
         integer(conv("in place", (6, 0, 36), four, 1, residual=four, residual_scale=-0.5)),
         integer(upsample("up", four, (7, 10, 23))),
         integer(conv("beside", join, (7, 0, 10), 5)),
@@ -76,69 +74,24 @@ def only_integers() -> Graph:
 
 
 def interpret(graph: Graph, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """All outputs, cls and reg of each level; and what every step wrote, as it was then."""
-    scales = [buffer[2] if len(buffer) > 2 else 0.0 for buffer in graph[0]]
-    maps: list[np.ndarray] = [
-        np.full((len(x), x.shape[1] >> down, x.shape[2] >> down, channels), -99 if scales[i] else np.nan).astype(
-            np.int8 if scales[i] else np.float32
-        )
-        for i, (down, channels, *_) in enumerate(graph[0])
+    """All outputs, cls and reg of each level; and what every step wrote."""
+    steps = [with_views(step) for step in graph[1]]
+    buffers = [
+        Buffer(down, channels, *(float(np.float32(one)) for one in scale)) for down, channels, *scale in graph[0]
     ]
-    maps[0] = x
-
-    def at(view: Any) -> np.ndarray:
-        return maps[view[0]][..., view[1] : view[1] + view[2]]
-
-    written = []
-    for step in graph[1]:
-        out = at(step["output"])
-        out[...] = _step(step, at, scales, out.dtype)
-        written.append(out.copy())
-    return [at(level[kind]) for level in graph[2] for kind in ("cls", "reg")], written
+    written = run_integer(LoweredGraph(buffers, steps), x)
+    writer = {step["output"].buffer: step for step in steps}
+    outputs = []
+    for view in (View(*level[kind]) for level in graph[2] for kind in ("cls", "reg")):
+        step = writer[view.buffer]
+        first = view.offset - step["output"].offset
+        outputs.append(written[step["name"]][..., first : first + view.channels])
+    return outputs, list(written.values())
 
 
-def _step(step: dict[str, Any], at: Any, scales: list[float], dtype: Any) -> np.ndarray:
-    x = at(step["input"])
-    if step["op"] == "quantize":
-        inverse = np.float32(1 / np.float64(np.float32(scales[step["output"][0]])))
-        y = np.clip(np.rint(x * inverse), -128, 127)
-        return np.pad(y, [(0, 0)] * 3 + [(0, step["output"][2] - step["input"][2])])
-    if step["op"] == "dequantize":
-        return x.astype(np.float32) * np.float32(scales[step["input"][0]])
-    if step["op"] == "max_pool5":
-        padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-128)
-        return np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2)).max(axis=(-2, -1))
-    residual = None if step.get("residual") is None else at(step["residual"])
-    if "weight_scale" not in step:
-        settings = {"stride": step["stride"], "padding": step["weight"].shape[2] // 2, "relu": step["relu"]}
-        weight = step["weight"].transpose(0, 2, 3, 1)
-        return reference.conv2d_bias_act(
-            x, weight, step["bias"], residual=residual, residual_scale=step["residual_scale"], **settings
-        )
-    source, target = (np.float64(np.float32(scales[step[end][0]])) or 1.0 for end in ("input", "output"))
-    numbers = {
-        "multiplier": (source * step["weight_scale"] / target).astype(np.float32),
-        "offset": (step["bias"] / target).astype(np.float32),
-        "dtype": dtype,
-    }
-    if step["op"] == "upsample":
-        y = np.empty((len(x), 2 * x.shape[1], 2 * x.shape[2], step["output"][2]), dtype)
-        for row, column in np.ndindex(2, 2):
-            tap = step["weight"][:, :, row, column].T[:, None, None]
-            y[:, row::2, column::2] = reference.conv2d_s8(x, tap, relu=False, **numbers)
-        return y
-    if residual is not None:
-        of_residual = np.float64(np.float32(scales[step["residual"][0]]))
-        numbers["residual_multiplier"] = np.float32(step["residual_scale"] * of_residual / target)
-    return reference.conv2d_s8(
-        x,
-        step["weight"].transpose(0, 2, 3, 1),
-        residual=residual,
-        stride=step["stride"],
-        padding=step["weight"].shape[2] // 2,
-        relu=step["relu"],
-        **numbers,
-    )
+def with_views(step: dict[str, Any]) -> dict[str, Any]:
+    ends = ("input", "output", "residual")
+    return {key: View(*value) if key in ends and value is not None else value for key, value in step.items()}
 
 
 GRAPH = graph()
