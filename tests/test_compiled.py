@@ -16,13 +16,15 @@ import cv2
 import numpy as np
 import pytest
 from golden_recipe import fill_
+from quantized_networks import picture as noise
+from quantized_networks import quantize_
 from recipe_checkpoint import write
 from val_data import NAMES, write_data
 
 import yolonas
 from yolonas import NAS, CheckpointError
 from yolonas.compiled import is_compiled, read_compiled
-from yolonas.nn import YoloNAS
+from yolonas.nn import YoloNAS, fuse_
 
 QUICK: dict[str, Any] = {"imgsz": 64, "conf": 0.5, "verbose": False}
 ENVIRONMENT = {**os.environ, "YOLONAS_OFFLINE": "1", "PYTHONPATH": str(Path(yolonas.__file__).resolve().parents[1])}
@@ -121,6 +123,23 @@ def test_what_a_compiled_file_cannot_do(compiled: Path, picture: np.ndarray, tmp
 def test_saving_to_a_place_that_is_not_there(detector: NAS, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         detector.save(tmp_path / "none" / "m.yolonas")
+
+
+def test_a_quantised_network(tmp_path: Path, picture: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fuse_(fill_(YoloNAS("s", num_classes=3)).eval())
+    whole = NAS(model).save(tmp_path / "float.yolonas").stat().st_size
+    detector = NAS(quantize_(model, noise(1, 64, 64), kept=lambda name: name == "heads.head2.cls_pred"), names=NAMES)
+    checkpoint, compiled = (detector.save(tmp_path / f"m{suffix}") for suffix in (".safetensors", ".yolonas"))
+    assert compiled.stat().st_size < 0.27 * whole
+    first, *others = (one.predict(picture, **QUICK)[0] for one in (detector, NAS(checkpoint), NAS(compiled)))
+    assert len(first) > 5
+    assert all(np.array_equal(np.asarray(other.boxes.data), first.boxes.data.numpy()) for other in others)
+    again = NAS(compiled)
+    assert repr(again) == "NAS(yolo_nas_s, 3 classes, 640x640, compiled, INT8)"
+    assert read_compiled(compiled).kind == "yolonas, compiled for the native engine, INT8"
+    assert again.save(tmp_path / "copy.yolonas").read_bytes() == compiled.read_bytes()
+    again.info(imgsz=64)
+    assert capsys.readouterr().out.endswith(" GFLOPs, INT8 in 88 of 89 layers\n")
 
 
 # --- damage ---

@@ -55,6 +55,10 @@ class CompiledNetwork:
     def num_classes(self) -> int:
         return self.engine.num_classes
 
+    @property
+    def is_quantized(self) -> bool:
+        return any(name.endswith(".quantize") for name in self.engine.native.step_names)
+
 
 class CompiledFile(NamedTuple):
     """A compiled file, read and checked; it tells about itself as a `Checkpoint` does."""
@@ -68,7 +72,7 @@ class CompiledFile(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return "yolonas, compiled for the native engine"
+        return "yolonas, compiled for the native engine" + ", INT8" * self.network.is_quantized
 
     @property
     def form(self) -> str:

@@ -27,6 +27,9 @@ class TorchEngine:
     The module is fused and moved in place when the engine is made, so no second copy of the weights exists. Only
     `half=True` runs on a copy, in float16: rounding the module's own weights could not be undone.
 
+    Raises:
+        ValueError: the network is quantised; the modules know nothing of that.
+
     Attributes: `name`; `layout`, the axes of a picture that `heads` takes; `torch_boxes`, whether users get boxes as
         torch tensors; `device`; `half`.
     """
@@ -36,6 +39,8 @@ class TorchEngine:
     torch_boxes = True
 
     def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
+        if model.activation_scales:
+            raise ValueError("a quantised network runs in the native engine: engine='native', device='cpu'")
         self.device = device
         self.half = half
         self.dtype = torch.float16 if half else torch.float32

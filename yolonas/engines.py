@@ -40,6 +40,8 @@ class Engines:
             return _of_file(model, device, half=half, name=name)
         from .engine import TorchEngine, choose_device
 
+        if model.activation_scales:
+            name = name or "native"
         if device is None:
             device = "cpu" if name == "native" else self._device
         chosen = choose_device(device)
@@ -48,6 +50,11 @@ class Engines:
             _warn_of_half()
             half = False
         name = name or (ON_CPU if on_cpu else "torch")
+        if model.activation_scales and (name, on_cpu) != ("native", True):
+            raise ValueError(
+                "a quantised network runs in the native engine on the CPU: engine='native', device='cpu', "
+                f"got engine={name!r}, device={str(chosen)!r}"
+            )
         if name == "native" and not on_cpu:
             raise ValueError(
                 f"engine 'native' runs on the CPU, got device {chosen}; use device='cpu' or engine='torch'"

@@ -48,9 +48,22 @@ def model_info(
             _print_table(layers)
         print(
             f"{model.variant.model_name.upper()} summary: {len(layers)} layers, {parameters:,} parameters, "
-            f"{gradients:,} gradients, {gflops:.1f} GFLOPs"
+            f"{gradients:,} gradients, {gflops:.1f} GFLOPs" + "".join(f", {part}" for part in precision(model))
         )
     return len(layers), parameters, gradients, gflops
+
+
+def precision(model: YoloNAS | CompiledNetwork) -> list[str]:
+    """What is quantised, in words: a list of one, or of none for a network in float."""
+    if model.form == "compiled":
+        return ["INT8"] * model.is_quantized
+    if not model.activation_scales:
+        return []
+    from torch import nn
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    count = sum(hasattr(module, "weight_scale") for module in layers)
+    return [f"INT8 in {count} of {len(layers)} layers"]
 
 
 def compiled_info(
@@ -61,9 +74,11 @@ def compiled_info(
     parameters = sum(step["parameters"] for step in steps)
     gflops = sum(step["mflop"] for step in steps) / 1e3
     if verbose:
+        kinds = [step["dtype"] for step in steps if step["parameters"]]
+        quantized = f", INT8 in {kinds.count('int8')} of {len(kinds)} layers" * network.is_quantized
         print(
             f"{network.variant.model_name.upper()} summary: {len(steps)} steps, {parameters:,} parameters, compiled, "
-            f"{gflops:.1f} GFLOPs"
+            f"{gflops:.1f} GFLOPs{quantized}"
         )
     return len(steps), parameters, 0, gflops
 

@@ -62,13 +62,19 @@ class NativeEngine:
         """An engine with the weights of a module, which is fused and moved to the CPU in place, as `TorchEngine` does.
 
         Raises:
-            ValueError: weights that are not finite; a quantised network whose scales are missing or wrong.
+            ValueError: weights that are not finite; a quantised network whose scales are missing, wrong or have been
+                rounded to another type.
         """
         import torch
 
         from .lowering import lower
         from .nn import fuse_
         from .quantized_graph import quantized_graph
+
+        if model.activation_scales:
+            other = {tensor.dtype for tensor in model.state_dict().values()} - {torch.float32}
+            if other:
+                raise ValueError(f"engine: a quantised network must be float32, got {other.pop()}; load it again")
 
         fuse_(model.eval()).to(device="cpu", dtype=torch.float32)
         graph = lower(model)

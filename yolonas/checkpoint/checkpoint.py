@@ -20,6 +20,8 @@ from ..errors import CheckpointError
 from ..preprocess import Preprocess
 from .contents import Contents, find_contents, listed, network_tensors
 from .processing import preprocess_from_metadata, read_processing
+from .quantized import SCALE, checked_activation_scales, dequantized, quantized_tensors, scale_shapes
+from .quantizers import RANGE, TRAINED_FORM, check_ranges, quantize_as_trained_, ranges_note
 from .safetensors_file import looks_like_safetensors, read_safetensors
 from .settings import (
     METADATA_KEY,
@@ -53,13 +55,15 @@ class Checkpoint:
 
     path: Path
     kind: str  # who wrote it, in words
-    state_dict: dict[str, torch.Tensor] = field(repr=False)  # in the network's order; float32 CPU, counters int64
+    # In the network's order; float32 on the CPU, counters int64. Int8 weights of our own files are dequantised.
+    state_dict: dict[str, torch.Tensor] = field(repr=False)
     variant: str  # "s", "m" or "l"
     num_classes: int
     form: str  # one of config.FORMS
     names: dict[int, str]  # one per class
     preprocess: Preprocess
     settings: DetectSettings  # its thresholds
+    activation_scales: dict[str, float] = field(repr=False)  # of a network that we quantised, else empty
     quantizer_scales: dict[str, torch.Tensor] = field(repr=False)  # `_amax` ranges of quantisation-aware training
     notes: tuple[str, ...]  # what was assumed or ignored, one sentence each
 
@@ -84,18 +88,28 @@ def load_model(checkpoint: Checkpoint) -> YoloNAS:
     """The network with the checkpoint's weights, in eval mode on the CPU, in the checkpoint's form.
 
     The network takes the tensors over without copying them: fusing or training it changes `checkpoint.state_dict`.
+    After quantisation-aware training it is a copy instead, folded and quantised with the ranges in the file.
     """
     import torch
 
     from ..nn import YoloNAS
 
+    state_dict = checkpoint.state_dict
+    trained = checkpoint.form == TRAINED_FORM and bool(checkpoint.quantizer_scales)
+    if trained:
+        state_dict = {key: value.clone() for key, value in state_dict.items()}
     with torch.device("meta"):
         model = YoloNAS(checkpoint.variant, checkpoint.num_classes, checkpoint.form)
+    for key in state_dict:
+        if key.endswith(SCALE):
+            model.get_submodule(key.removesuffix(SCALE)).register_buffer("weight_scale", state_dict[key])
     try:
-        model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
+        model.load_state_dict(state_dict, strict=True, assign=True)
     except RuntimeError as error:  # only for a Checkpoint that was not made by read_checkpoint
         raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from None
-    return model.eval()
+    model.activation_scales = dict(checkpoint.activation_scales)
+    model.eval()
+    return quantize_as_trained_(model, checkpoint.quantizer_scales) if trained else model
 
 
 def save_checkpoint(
@@ -109,8 +123,12 @@ def save_checkpoint(
 ) -> Path:
     """Writes weights, form and settings as one `.safetensors` file, atomically, and returns its path.
 
+    A network with `activation_scales` is written with int8 weights, see `quantized`; of any other, scales of weights
+    are left out.
+
     Raises:
-        ValueError: another suffix, names that do not match the classes, or weights that are not finite.
+        ValueError: another suffix, names that do not match the classes, weights that are not finite, or a quantised
+            network whose scales do not fit it.
         OSError: no such folder, or the file cannot be written.
     """
     from safetensors.torch import save_file
@@ -122,13 +140,25 @@ def save_checkpoint(
         raise ValueError(f"save: path must end in {SUFFIX}, got {path.name!r}")
     if sorted(names) != list(range(model.num_classes)):
         raise ValueError(f"save: names must have the keys 0..{model.num_classes - 1}, got {listed(names)}")
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    for key, value in tensors.items():
-        if not _is_unused(key, model.form) and not _is_finite(value):
+    state_dict = model.state_dict()
+    for key, value in state_dict.items():
+        if not _is_unused(key, model.form) and not _is_finite(value.detach().cpu()):
             raise ValueError(f"save: model must have finite weights, got NaN or infinity in {key}")
+    network: dict[str, Any] = {"variant": model.variant.name, "form": model.form, "num_classes": model.num_classes}
+    if model.activation_scales:
+        tensors = quantized_tensors(model)
+        quantized = [key.removesuffix(SCALE) for key in tensors if key.endswith(SCALE)]
+        scales = {name: float(scale) for name, scale in model.activation_scales.items()}
+        try:
+            network["activation_scales"] = checked_activation_scales(model.variant.name, quantized, scales)
+        except ValueError as error:
+            raise ValueError(f"save: {error}") from None
+    else:
+        kept = {key: value for key, value in state_dict.items() if not key.endswith(SCALE)}
+        tensors = {key: value.detach().cpu().contiguous() for key, value in kept.items()}
     tensors.update({key: value.detach().cpu().contiguous() for key, value in (quantizer_scales or {}).items()})
     metadata = own_settings(
-        {"variant": model.variant.name, "form": model.form, "num_classes": model.num_classes},
+        network,
         names=[str(names[i]) for i in range(model.num_classes)],
         preprocess=preprocess.to_dict(),
         thresholds={key: getattr(settings, key) for key in THRESHOLDS},
@@ -155,14 +185,30 @@ def _read(file: TensorFile, path: Path) -> Checkpoint:
     else:
         raise CheckpointError(_what_else(head, file.size))
     found = network_tensors(contents)
-    scales = {key: found.pop(key) for key in list(found) if key.endswith("._amax")}
+    ranges = {key: found.pop(key) for key in list(found) if key.endswith(RANGE)}
     found = {key: value for key, value in found.items() if "_quantizer." not in key and not key.endswith(_UNUSED)}
     variant, num_classes, form = _identify(found)
     for key, value in (("variant", variant), ("num_classes", num_classes), ("form", form)):
         if ours.get(key, value) != value:
             raise CheckpointError(f"metadata: {key} must be that of the tensors, {value!r}, got {shown(ours[key])}")
     notes = contents.notes
-    state_dict = _load(file, found, variant, form, _shapes(variant, num_classes, form), notes)
+    shapes = _shapes(variant, num_classes, form)
+    activation_scales = {}
+    if "activation_scales" in ours:
+        if form != "folded":
+            raise CheckpointError(f"metadata: a network with activation_scales must be in folded form, got {form}")
+        shapes = scale_shapes(found, shapes)
+        quantized = [key.removesuffix(SCALE) for key in shapes if key.endswith(SCALE)]
+        try:
+            activation_scales = checked_activation_scales(variant, quantized, ours["activation_scales"])
+        except ValueError as error:
+            raise CheckpointError(f"metadata: {error}") from None
+        contents.kind = "yolonas, INT8"
+    if ranges:
+        if form == TRAINED_FORM:
+            check_ranges(ranges, shapes)
+        notes.append(ranges_note(variant, form, ranges))
+    state_dict = _load(file, found, variant, form, shapes, notes)
     if ours:
         preprocess: Preprocess | None = preprocess_from_metadata(ours.get("preprocess", {}))
     else:
@@ -183,7 +229,8 @@ def _read(file: TensorFile, path: Path) -> Checkpoint:
         names=names,
         preprocess=preprocess,
         settings=settings,
-        quantizer_scales=_load_scales(file, scales),
+        activation_scales=activation_scales,
+        quantizer_scales=_load_ranges(file, ranges),
         notes=tuple(notes),
     )
 
@@ -244,7 +291,10 @@ def _load(
     shapes: dict[str, tuple[int, ...]],
     notes: list[str],
 ) -> dict[str, torch.Tensor]:
-    """The network's tensors, checked and converted. Every shape is checked before anything is read."""
+    """The network's tensors, checked and converted. Every shape is checked before anything is read.
+
+    Weights beside which `shapes` has a scale are int8 in the file, see `scale_shapes`.
+    """
     import torch
 
     absent = [key for key in shapes if key not in found]
@@ -254,11 +304,15 @@ def _load(
         parts = [f"{len(missing)} keys are missing: {listed(missing)}"] if missing else []
         parts += [f"{len(extra)} keys do not belong to it: {listed(extra)}"] if extra else []
         raise CheckpointError(f"looks like YOLO-NAS {variant.upper()} in {form} form, but {'; '.join(parts)}")
+    quantized = {key.removesuffix(SCALE) + ".weight" for key in shapes if key.endswith(SCALE)}
     for key, stored in found.items():
         counter = key.endswith(_COUNTER)
         if stored.shape != shapes[key] and not (counter and stored.numel == 1):
             raise CheckpointError(f"{key} must have shape {shapes[key]}, got {brief(stored.shape)}")
-        if stored.dtype not in _FLOATS and not (counter and "int" in stored.dtype):
+        if key.endswith(SCALE) and stored.dtype != "float32":
+            raise CheckpointError(f"{key} must be of type float32, got {stored.dtype}")
+        integer = (counter and "int" in stored.dtype) or (key in quantized and stored.dtype == "int8")
+        if stored.dtype not in _FLOATS and not integer:
             raise CheckpointError(f"{key} must be of type {', '.join(_FLOATS)}, got {stored.dtype}")
     state_dict: dict[str, torch.Tensor] = {}
     reset = 0
@@ -271,6 +325,9 @@ def _load(
         if key.endswith(_COUNTER):
             state_dict[key] = tensor.nan_to_num(0.0, 0.0, 0.0).to(dtype).reshape(shape)
             continue
+        if key in quantized:
+            state_dict[key] = tensor
+            continue
         tensor = _float32(tensor)
         if not _is_finite(tensor):
             if not _is_unused(key, form):
@@ -280,6 +337,8 @@ def _load(
         if key.endswith("running_var") and tensor.min() < 0:
             raise CheckpointError(f"{key} must not be negative, got {tensor.min().item():g}")
         state_dict[key] = tensor
+    for key in quantized:
+        state_dict[key] = dequantized(key, state_dict[key], state_dict[key.removesuffix(".weight") + SCALE])
     if absent:
         notes.append(f"{len(absent)} tensors that nothing computes with are not in the file and were set to 0.")
     if reset:
@@ -287,9 +346,9 @@ def _load(
     return state_dict
 
 
-def _load_scales(file: TensorFile, scales: dict[str, StoredTensor]) -> dict[str, torch.Tensor]:
+def _load_ranges(file: TensorFile, ranges: dict[str, StoredTensor]) -> dict[str, torch.Tensor]:
     loaded = {}
-    for key, stored in scales.items():
+    for key, stored in ranges.items():
         if stored.dtype not in _FLOATS:
             raise CheckpointError(f"{key} must be of type {', '.join(_FLOATS)}, got {stored.dtype}")
         tensor = _float32(_load_one(file, key, stored))

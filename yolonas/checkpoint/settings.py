@@ -23,7 +23,7 @@ METADATA_KEY = "yolonas"
 THRESHOLDS = ("conf", "iou", "top_k", "max_det", "multi_label", "agnostic")  # fields of DetectSettings that are stored
 METADATA_FIELDS = {
     *("format_version", "yolonas_version", "variant", "form", "num_classes", "names", "preprocess"),
-    *THRESHOLDS,
+    *("activation_scales", *THRESHOLDS),
 }
 MAX_NAME_LENGTH = 200  # characters of a class name
 
