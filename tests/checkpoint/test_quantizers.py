@@ -197,7 +197,9 @@ def without(*parts: str) -> Callable[[str], bool]:
         (without("shortcut"), set()),  # others read the same
         # Nothing says how wide the residual of the first one is.
         (
-            without(f"{CSP}.bottlenecks", f"{CSP}.conv3"),
+            without(
+                f"{CSP}.conv3", *(f"{CSP}.bottlenecks.{i}.{part}" for i in range(3) for part in ("cv1", "shortcut"))
+            ),
             {f"{CSP}.conv3.conv", *(f"{CSP}.bottlenecks.{i}.cv{j}.rbr_reparam" for i in range(3) for j in (1, 2))},
         ),
         (without(".upsample."), {"neck.neck1.upsample", "neck.neck2.upsample"}),
