@@ -19,6 +19,7 @@
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
 #include "cpu/letterbox.h"
+#include "cpu/pack.h"
 #include "engine/serialize.h"
 
 namespace {
@@ -138,6 +139,42 @@ Floats letterbox(const cpu::CpuKernels&) {  // the table in use
   return out;
 }
 
+std::vector<std::int8_t> bytes(std::size_t count, float low, float high, unsigned seed) {
+  const Floats values = numbers(count, low, high, seed);
+  return {values.begin(), values.end()};
+}
+
+// The quantised 3x3 convolution by the direct kernel, then by Winograd's.
+Floats quantized(const cpu::CpuKernels& table) {
+  constexpr std::int64_t kIn = 21, kOut = 27, kHeight = 5, kWidth = 19;
+  const std::int64_t blocks = cpu::conv_blocks(kOut, table.conv_block);
+  const auto channels = static_cast<std::size_t>(blocks * table.conv_block);
+  const std::vector<std::int8_t> x = bytes(kHeight * kWidth * kIn, -128.9f, 127.9f, 9), zeros(kIn),
+                                 weight = bytes(kOut * 9 * kIn, -127.9f, 127.9f, 10);
+  std::vector<std::int8_t> packed(
+      static_cast<std::size_t>(cpu::pack_direct_s8_bytes(kOut, 3, 3, kIn, table.conv_block)));
+  std::vector<std::int32_t> weight_sum(channels);
+  cpu::pack_direct_s8(weight.data(), kOut, 3, 3, kIn, table.conv_block, packed.data(), weight_sum.data());
+  const Floats multiplier = numbers(channels, 0.0005f, 0.002f, 11), offset = numbers(channels, -20, 20, 12);
+  cpu::QuantConvArgs a{};
+  static_cast<cpu::ConvSizes&>(a) = {kHeight, kWidth, kIn, kIn, kHeight, kWidth, kOut, kOut, 3, 3, 1, 1};
+  a.x = x.data();
+  a.weight = packed.data();
+  a.weight_sum = weight_sum.data();
+  a.multiplier = multiplier.data();
+  a.offset = offset.data();
+  a.zeros = zeros.data();
+  std::vector<std::int8_t> direct(kHeight * kWidth * kOut), winograd(direct.size());
+  a.y = direct.data();
+  table.s8.conv2d_direct(a, 0, kHeight, 0, blocks);
+  a.y = winograd.data();
+  const std::int64_t tiles = cpu::conv_tiles23(kHeight) * cpu::conv_tiles23(kWidth);
+  Floats workspace(static_cast<std::size_t>(table.s8.winograd23_workspace(a, tiles)));
+  table.s8.conv2d_winograd23(a, 0, tiles, 0, blocks, workspace.data());
+  if (direct != winograd) report("the quantised convolutions differ", table.isa, 1, 0);
+  return Floats(direct.begin(), direct.end());
+}
+
 struct Check {
   const char* name;
   Floats (*run)(const cpu::CpuKernels& table);
@@ -147,7 +184,7 @@ struct Check {
 const Check kChecks[] = {{"sigmoid", sigmoid, 5e-7},     {"collect_greater", collect, 0},
                          {"dfl_expectation", dfl, 2e-5}, {"class_max", class_max, 0},
                          {"nms", nms, 0},                {"fake_quantize", fake_quantize, 0},
-                         {"letterbox", letterbox, 0}};
+                         {"letterbox", letterbox, 0},    {"quantized", quantized, 0}};
 
 std::string file(const char* path) {
   std::ifstream stream(path, std::ios::binary);

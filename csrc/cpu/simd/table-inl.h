@@ -11,6 +11,7 @@
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool-inl.h"
 #include "cpu/simd/winograd-inl.h"
+#include "cpu/simd/winograd23_s8-inl.h"
 // (and)
 #include "cpu/simd/winograd43-inl.h"
 #include "cpu/simd/winograd_s2-inl.h"
@@ -34,6 +35,6 @@ constexpr CpuKernels table_of(const char* isa) {
       winograd_s2_workspace,
       conv2d_winograd_s2_f32,
       max_pool5_f32,
-      {conv2d_direct_s8, conv2d_pointwise_s8},
+      {conv2d_direct_s8, conv2d_pointwise_s8, winograd23_s8_workspace, conv2d_winograd23_s8},
   };
 }
