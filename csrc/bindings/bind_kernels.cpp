@@ -100,53 +100,101 @@ void run_conv2d(const std::string& kernel, const py::object& x, const py::object
   for_each_piece(pointwise ? a.out_h * a.out_w : a.out_h, rows, all, blocks, [&](auto... piece) { run(a, piece...); });
 }
 
+// The arguments of a quantised convolution, and what they point to.
+struct QuantConv {
+  QuantConv(const char* op, const py::object& x, const py::object& weight, const py::object& multiplier,
+            const py::object& offset, const py::object& residual, const py::object& out, std::int64_t stride,
+            std::int64_t padding, bool relu, double residual_multiplier, bool unsigned_input)
+      : in(x, op, "x", DType::s8),
+        to_s8(TensorArg(out, op, "out").view().dtype == DType::s8),
+        to(out, op, "out", to_s8 ? DType::s8 : DType::f32) {
+    const TensorArg weight_arg(weight, op, "weight"), multiplier_arg(multiplier, op, "multiplier"),
+        offset_arg(offset, op, "offset");
+    if (!residual.is_none()) added.emplace(residual, op, "residual", DType::s8);
+    check_tensor(weight_arg.view(), op, "weight", DType::s8, {to.side(2), -1, -1, in.side(2)}, "(K, kh, kw, C)");
+    check_tensor(multiplier_arg.view(), op, "multiplier", DType::f32, {to.side(2)}, "(K,)");
+    check_tensor(offset_arg.view(), op, "offset", DType::f32, {to.side(2)}, "(K,)");
+    const std::int64_t block = cpu::kernels().conv_block;
+
+    set_sizes(in, to, weight_arg.view(), stride, padding, args);
+    args.x = in.data<std::int8_t>();
+    args.y = to_s8 ? to.data<std::int8_t>() : nullptr;
+    args.y_f32 = to_s8 ? nullptr : to.data();
+    args.residual = added ? added->data<std::int8_t>() : nullptr;
+    args.residual_stride = added ? added->stride : 0;
+    args.residual_multiplier = static_cast<float>(residual_multiplier);
+    args.relu = relu;
+    args.unsigned_input = unsigned_input;
+    blocks = cpu::conv_blocks(args.out_c, block);
+    const auto channels = static_cast<std::size_t>(blocks * block);
+    packed.resize(static_cast<std::size_t>(
+        cpu::pack_direct_s8_bytes(args.out_c, args.kernel_h, args.kernel_w, args.in_c, block)));
+    weight_sum.resize(channels);
+    cpu::pack_direct_s8(weight_arg.view().as<std::int8_t>(), args.out_c, args.kernel_h, args.kernel_w, args.in_c, block,
+                        packed.data(), weight_sum.data());
+    multipliers.resize(channels);
+    offsets.resize(channels);
+    std::copy_n(multiplier_arg.view().as<float>(), args.out_c, multipliers.begin());
+    std::copy_n(offset_arg.view().as<float>(), args.out_c, offsets.begin());
+    zeros.resize(static_cast<std::size_t>(args.in_c));
+    args.weight = packed.data();
+    args.weight_sum = weight_sum.data();
+    args.multiplier = multipliers.data();
+    args.offset = offsets.data();
+    args.zeros = zeros.data();
+  }
+
+  Picture in;
+  bool to_s8;
+  Picture to;
+  std::optional<Picture> added;
+  cpu::QuantConvArgs args{};
+  std::int64_t blocks;
+  std::vector<std::int8_t> packed, zeros;
+  std::vector<std::int32_t> weight_sum;
+  std::vector<float> multipliers, offsets;
+};
+
 void run_conv2d_s8(const std::string& kernel, const py::object& x, const py::object& weight,
                    const py::object& multiplier, const py::object& offset, const py::object& residual,
                    const py::object& out, std::int64_t stride, std::int64_t padding, bool relu,
                    double residual_multiplier, bool unsigned_input, std::int64_t rows, std::int64_t blocks) {
   const char* op = "_run_conv2d_s8";
-  const TensorArg weight_arg(weight, op, "weight"), multiplier_arg(multiplier, op, "multiplier"),
-      offset_arg(offset, op, "offset"), out_arg(out, op, "out");
-  const bool to_s8 = out_arg.view().dtype == DType::s8;
-  const Picture in(x, op, "x", DType::s8), to(out, op, "out", to_s8 ? DType::s8 : DType::f32);
-  std::optional<Picture> added;
-  if (!residual.is_none()) added.emplace(residual, op, "residual", DType::s8);
-  check_tensor(weight_arg.view(), op, "weight", DType::s8, {to.side(2), -1, -1, in.side(2)}, "(K, kh, kw, C)");
-  check_tensor(multiplier_arg.view(), op, "multiplier", DType::f32, {to.side(2)}, "(K,)");
-  check_tensor(offset_arg.view(), op, "offset", DType::f32, {to.side(2)}, "(K,)");
+  const QuantConv conv(op, x, weight, multiplier, offset, residual, out, stride, padding, relu, residual_multiplier,
+                       unsigned_input);
+  const cpu::QuantConvArgs& a = conv.args;
   YN_CHECK(rows >= 1 && blocks >= 1, op, ": rows and blocks must be positive, got ", rows, " and ", blocks);
-  const cpu::CpuKernels& table = cpu::kernels();
-
-  cpu::QuantConvArgs a{};
-  set_sizes(in, to, weight_arg.view(), stride, padding, a);
-  a.x = in.data<std::int8_t>();
-  a.y = to_s8 ? to.data<std::int8_t>() : nullptr;
-  a.y_f32 = to_s8 ? nullptr : to.data();
-  a.residual = added ? added->data<std::int8_t>() : nullptr;
-  a.residual_stride = added ? added->stride : 0;
-  a.residual_multiplier = static_cast<float>(residual_multiplier);
-  a.relu = relu;
-  a.unsigned_input = unsigned_input;
-  const std::int64_t all = cpu::conv_blocks(a.out_c, table.conv_block);
-  const auto channels = static_cast<std::size_t>(all * table.conv_block);
-  std::vector<std::int8_t> packed(
-      static_cast<std::size_t>(cpu::pack_direct_s8_bytes(a.out_c, a.kernel_h, a.kernel_w, a.in_c, table.conv_block)));
-  std::vector<std::int32_t> weight_sum(channels);
-  cpu::pack_direct_s8(weight_arg.view().as<std::int8_t>(), a.out_c, a.kernel_h, a.kernel_w, a.in_c, table.conv_block,
-                      packed.data(), weight_sum.data());
-  std::vector<float> multipliers(channels, 0.0f), offsets(channels, 0.0f);
-  std::copy_n(multiplier_arg.view().as<float>(), a.out_c, multipliers.begin());
-  std::copy_n(offset_arg.view().as<float>(), a.out_c, offsets.begin());
-  const std::vector<std::int8_t> zeros(static_cast<std::size_t>(a.in_c), std::int8_t{0});
-  a.weight = packed.data();
-  a.weight_sum = weight_sum.data();
-  a.multiplier = multipliers.data();
-  a.offset = offsets.data();
-  a.zeros = zeros.data();
-
   const bool pointwise = is_pointwise(op, kernel, a);
-  const auto run = pointwise ? table.s8.conv2d_pointwise : table.s8.conv2d_direct;
-  for_each_piece(pointwise ? a.out_h * a.out_w : a.out_h, rows, all, blocks, [&](auto... piece) { run(a, piece...); });
+  const cpu::QuantKernels& table = cpu::kernels().s8;
+  const auto run = pointwise ? table.conv2d_pointwise : table.conv2d_direct;
+  for_each_piece(pointwise ? a.out_h * a.out_w : a.out_h, rows, conv.blocks, blocks,
+                 [&](auto... piece) { run(a, piece...); });
+}
+
+// Returns the floats of workspace that it needs, and runs only where `workspace` is given, float32 (n,).
+std::int64_t run_conv2d_winograd23_s8(const py::object& x, const py::object& weight, const py::object& multiplier,
+                                      const py::object& offset, const py::object& residual, const py::object& out,
+                                      bool relu, double residual_multiplier, std::int64_t tiles, std::int64_t blocks,
+                                      const py::object& workspace) {
+  const char* op = "_run_conv2d_winograd23_s8";
+  const QuantConv conv(op, x, weight, multiplier, offset, residual, out, 1, 1, relu, residual_multiplier, false);
+  const cpu::QuantConvArgs& a = conv.args;
+  YN_CHECK(a.kernel_h == 3 && a.kernel_w == 3, op, ": weight must have a kernel of 3x3, got ", a.kernel_h, "x",
+           a.kernel_w);
+  YN_CHECK(a.in_h == a.out_h && a.in_w == a.out_w, op, ": out must be as high and wide as x, got ", a.out_h, "x",
+           a.out_w, " for ", a.in_h, "x", a.in_w);
+  YN_CHECK(a.in_c <= cpu::kWinograd23Channels, op, ": x must have at most ", cpu::kWinograd23Channels,
+           " channels, got ", a.in_c);
+  YN_CHECK(tiles >= 1 && blocks >= 1, op, ": tiles and blocks must be positive, got ", tiles, " and ", blocks);
+  const cpu::QuantKernels& table = cpu::kernels().s8;
+  const std::int64_t all = cpu::conv_tiles23(a.out_h) * cpu::conv_tiles23(a.out_w);
+  const std::int64_t floats = table.winograd23_workspace(a, std::min(tiles, all));
+  if (workspace.is_none()) return floats;
+  const TensorArg workspace_arg(workspace, op, "workspace");
+  check_tensor(workspace_arg.view(), op, "workspace", DType::f32, {floats}, "(n,)");
+  for_each_piece(all, tiles, conv.blocks, blocks,
+                 [&](auto... piece) { table.conv2d_winograd23(a, piece..., workspace_arg.view().as<float>()); });
+  return floats;
 }
 
 void run_max_pool5(const py::object& x, const py::object& out, std::int64_t rows) {
@@ -213,6 +261,10 @@ void bind_kernels(py::module_& module) {
              py::arg("offset"), py::arg("residual"), py::arg("out"), py::kw_only(), py::arg("stride"),
              py::arg("padding"), py::arg("relu"), py::arg("residual_multiplier"), py::arg("unsigned_input"),
              py::arg("rows"), py::arg("blocks"));
+  module.def("_run_conv2d_winograd23_s8", run_conv2d_winograd23_s8, py::arg("x"), py::arg("weight"),
+             py::arg("multiplier"), py::arg("offset"), py::arg("residual"), py::arg("out"), py::kw_only(),
+             py::arg("relu"), py::arg("residual_multiplier"), py::arg("tiles"), py::arg("blocks"),
+             py::arg("workspace"));
   module.def("_run_max_pool5", run_max_pool5, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("rows"));
   module.def("_run_max_pool5_s8", run_max_pool5_s8, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("rows"));
   module.def("_run_quantize_s8", run_quantize_s8, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("inv_scale"),

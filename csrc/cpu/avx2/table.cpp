@@ -10,6 +10,8 @@ namespace {
 // (keeps the order: the vector before its users)
 #include "cpu/avx2/dot4-inl.h"
 #include "cpu/avx2/letterbox-inl.h"
+// (and, on the registers of dot4)
+#include "cpu/avx2/dot2-inl.h"
 // (and, with these)
 #include "cpu/simd/table-inl.h"
 

@@ -27,12 +27,16 @@ namespace eight {
 #include "cpu/simd/winograd_s2-inl.h"
 // (and on integers)
 #include "cpu/avx512/sums-inl.h"
-// (keeps the order: the dot product before its user)
+// (keeps the order: registers before dot products, and these before their users)
+#include "cpu/avx512/shorts-inl.h"
+// (and)
+#include "cpu/avx512/dot2-inl.h"
 #include "cpu/avx512/dot4-inl.h"
 // (and)
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool_s8-inl.h"
 #include "cpu/simd/quantize_s8-inl.h"
+#include "cpu/simd/winograd23_s8-inl.h"
 
 }  // namespace
 
@@ -55,7 +59,8 @@ const CpuKernels kTable = {
     winograd_s2_workspace,
     conv2d_winograd_s2_f32,
     max_pool5_f32,
-    {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8},
+    {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd23_s8_workspace,
+     conv2d_winograd23_s8},
 };
 
 }  // namespace yolonas::cpu::avx512

@@ -8,6 +8,8 @@ namespace {
 // (keeps the order: the vector before its users)
 #include "cpu/generic/letterbox-inl.h"
 #include "cpu/simd/dot4-inl.h"
+// (and, on its types)
+#include "cpu/simd/dot2-inl.h"
 // (and, with these)
 #include "cpu/simd/table-inl.h"
 

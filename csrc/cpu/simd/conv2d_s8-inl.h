@@ -40,32 +40,41 @@ inline void accumulate_s8(Source source, const std::int8_t* b, std::int64_t dept
   }
 }
 
+// Finishes `rows` pixels from output pixel `pixel` on, `channels` channels from `channel` on; sums: a vector for each
+// pixel, `step` numbers from one to the next. Whole: a whole vector of channels, and y is int8.
+template <bool Whole>
+inline void finish_vector_s8(const QuantConvArgs& a, std::int64_t pixel, std::int64_t channel, int channels,
+                             const std::int32_t* sums, int step, int rows) {
+  // Out of `a`, which a store of bytes might change for all that the compiler knows.
+  const std::int64_t out_stride = a.out_stride, residual_stride = a.residual_stride;
+  std::int8_t* const y = a.y ? a.y + pixel * out_stride + channel : nullptr;
+  float* const y_f32 = a.y ? nullptr : a.y_f32 + pixel * out_stride + channel;
+  const std::int8_t* const residual = a.residual ? a.residual + pixel * residual_stride + channel : nullptr;
+  const Vec multiplier = Vec::load(a.multiplier + channel), offset = Vec::load(a.offset + channel);
+  const Vec least = Vec::set(a.relu ? 0.0f : -__builtin_inff()), residual_multiplier = Vec::set(a.residual_multiplier);
+  const int width = Whole ? Vec::kWidth : channels;
+  for (std::int64_t r = 0; r < rows; ++r, sums += step) {
+    Vec value = max(least, add(mul(to_float(Sums::load(sums)), multiplier), offset));  // NaN passes
+    if (residual) value = add(value, mul(load_s8(residual + r * residual_stride, width), residual_multiplier));
+    if (Whole || y) {
+      store_s8(y + r * out_stride, value, width);
+    } else {
+      value.store_part(y_f32 + r * out_stride, width);
+    }
+  }
+}
+
 // Finishes the tile of `rows` pixels from output pixel `pixel` on; sums: [rows][vectors][kWidth]. A function of its
 // own, so that there is one for all shapes of tiles.
 __attribute__((noinline)) void finish_tile_s8(const QuantConvArgs& a, std::int64_t pixel, std::int64_t block,
                                               const std::int32_t* sums, int rows, int vectors) {
-  const Vec zero = Vec::set(0.0f);
-  const Vec residual_multiplier = Vec::set(a.residual_multiplier);
-  for (int v = 0; v < vectors; ++v) {
-    const std::int64_t at = block * kConvBlock + v * Vec::kWidth;
-    const int channels = a.out_c - at < Vec::kWidth ? static_cast<int>(a.out_c - at) : Vec::kWidth;
-    const Vec multiplier = Vec::load(a.multiplier + at), offset = Vec::load(a.offset + at);
-    for (int r = 0; r < rows; ++r) {
-      const Sums sum = Sums::load(sums + (r * vectors + v) * Vec::kWidth);
-      Vec value = add(mul(to_float(sum), multiplier), offset);
-      if (a.relu) value = max(zero, value);
-      if (a.residual) {
-        const Vec residual = load_s8(a.residual + (pixel + r) * a.residual_stride + at, channels);
-        value = add(value, mul(residual, residual_multiplier));
-      }
-      const std::int64_t out = (pixel + r) * a.out_stride + at;
-      if (a.y) {
-        store_s8(a.y + out, value, channels);
-      } else if (channels == Vec::kWidth) {
-        value.store(a.y_f32 + out);
-      } else {
-        value.store_part(a.y_f32 + out, channels);
-      }
+  for (int v = 0; v < vectors; ++v, sums += Vec::kWidth) {
+    const std::int64_t channel = block * kConvBlock + v * Vec::kWidth;
+    const int channels = a.out_c - channel < Vec::kWidth ? static_cast<int>(a.out_c - channel) : Vec::kWidth;
+    if (a.y && channels == Vec::kWidth) {
+      finish_vector_s8<true>(a, pixel, channel, channels, sums, vectors * Vec::kWidth, rows);
+    } else {
+      finish_vector_s8<false>(a, pixel, channel, channels, sums, vectors * Vec::kWidth, rows);
     }
   }
 }
