@@ -5,7 +5,7 @@ python3 dev.py demo [WEIGHTS [SOURCE]]   install into .venv-demo and detect: pic
 python3 dev.py test [PYTEST ARGS]        install into .venv-test and run the tests
 python3 dev.py sanitize                  native tests under AddressSanitizer and UBSan
 python3 dev.py lint                      ruff and clang-format, check only
-python3 dev.py bench [NAME] [ARGS]       a benchmark: ops, evaluate, accuracy, network or predict (see bench/README.md)
+python3 dev.py bench [NAME] [ARGS]       a benchmark, such as ops, network or int8 (see bench/README.md)
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def bench(arguments: list[str]) -> None:
     program = ROOT / "bench" / f"{name}.py"
     if not program.exists():
         sys.exit(f"no benchmark {name!r} in {program.parent}")
-    # The other engines are large, and only these two run them.
-    extra = "bench" if name in ("network", "predict") else "test"
+    # The other engines are large, and only these run them.
+    extra = "bench" if name in ("network", "int8", "int8_accuracy", "predict") else "test"
     run([environment(extra, f"[{extra}]"), str(program), *rest])
 
 

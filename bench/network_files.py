@@ -1,4 +1,4 @@
-"""Writes what the sides of the network benchmark read: one network with the tests' recipe weights, in every format.
+"""Writes what the sides of the benchmarks of networks read: one network with the tests' recipe weights, in all formats.
 
 Each writer runs in a process of its own, so that the benchmark's stays small and quiet.
 """
@@ -9,15 +9,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from timing import ROOT
 
+if TYPE_CHECKING:
+    import torch
+
+    from yolonas.nn import YoloNAS
+
 OUTPUTS = ("cls8", "cls16", "cls32", "reg8", "reg16", "reg32")  # class and box logits, (N, C, h, w) each
+CALIBRATION_SEEDS = range(1001, 1009)  # one picture each; the input that is timed has seed 0
 sys.path.append(str(ROOT / "tests"))  # the recipe
 
 
@@ -35,6 +42,10 @@ class Case:
         batch = "" if self.batch == 1 else f", batch {self.batch}"
         return f"{self.variant.upper()} at {self.size}{batch}, {self.threads} thread{'s'[: self.threads - 1]}"
 
+    @property
+    def key(self) -> str:
+        return f"{self.variant}_{self.size}_{self.batch}_{self.threads}"
+
     def path(self, folder: Path, suffix: str) -> Path:
         return folder / f"{self.variant}_{self.size}_{self.batch}.{suffix}"
 
@@ -46,12 +57,16 @@ def picture(case: Case) -> np.ndarray:
     return np.concatenate([make_input(seed, (1, 3, case.size, case.size)) for seed in range(case.batch)])
 
 
-def network(variant: str) -> Any:
-    """The folded network, as a torch module that returns `OUTPUTS`."""
-    import torch
-    from golden_recipe import fill_
+def calibration(case: Case) -> Iterator[np.ndarray]:
+    """Pictures `(1, 3, H, W)` that int8 ranges are taken from, the same for every side."""
+    from golden_recipe import make_input
 
-    from yolonas.nn import YoloNAS, fuse_
+    return (make_input(seed, (1, 3, case.size, case.size)) for seed in CALIBRATION_SEEDS)
+
+
+def flat(model: YoloNAS) -> torch.nn.Module:
+    """A folded network as a torch module that returns `OUTPUTS`."""
+    import torch
 
     class Flat(torch.nn.Module):
         def __init__(self, model: YoloNAS):
@@ -63,7 +78,16 @@ def network(variant: str) -> Any:
             cls, reg = self.model.heads(*self.model.neck(*self.model.backbone(x)))
             return (*cls, *reg)
 
-    return Flat(fuse_(fill_(YoloNAS(variant)).eval())).eval()
+    return Flat(model).eval()
+
+
+def network(variant: str) -> Any:
+    """The network with the recipe's weights, as `flat` makes it."""
+    from golden_recipe import fill_
+
+    from yolonas.nn import YoloNAS, fuse_
+
+    return flat(fuse_(fill_(YoloNAS(variant)).eval()))
 
 
 def write_reference(case: Case, folder: Path) -> None:
@@ -123,6 +147,55 @@ def write_yolonas(case: Case, folder: Path) -> None:
     case.path(folder, "engine").write_bytes(NativeEngine.of_module(network(case.variant).model).native.serialize())
 
 
+def write_nncf(case: Case, folder: Path, *, preset: str = "performance", suffix: str = "int8.xml") -> None:
+    """NNCF's int8 of OpenVINO's model, with the settings that it has unasked."""
+    import nncf
+    import openvino
+
+    quantized = nncf.quantize(
+        openvino.Core().read_model(case.path(folder, "xml")),
+        nncf.Dataset([{"x": x} for x in calibration(case)]),
+        preset=nncf.QuantizationPreset(preset),
+    )
+    openvino.save_model(quantized, case.path(folder, suffix), compress_to_fp16=False)
+
+
+def write_onnx_int8(case: Case, folder: Path) -> None:
+    """ONNX Runtime's static quantisation. Weights have seven bits, without which its sums saturate on AVX2."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = calibration(case)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            x = next(self.inputs, None)
+            return None if x is None else {"x": x}
+
+    quantize_static(
+        case.path(folder, "onnx"),
+        case.path(folder, "int8.onnx"),
+        Pictures(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def write_yolonas_int8(case: Case, folder: Path) -> None:
+    """Our int8 with the settings that it has unasked."""
+    from yolonas.native_engine import NativeEngine
+    from yolonas.quantization import collect_histograms
+    from yolonas.quantization.ranges import set_ranges
+
+    model = network(case.variant).model
+    pictures = (np.ascontiguousarray(x.transpose(0, 2, 3, 1)) for x in calibration(case))
+    set_ranges(model, collect_histograms(NativeEngine.of_module(model), pictures))
+    case.path(folder, "int8.engine").write_bytes(NativeEngine.of_module(model).native.serialize())
+
+
 # What writes a format, and the suffix of the file that it writes last.
 WRITERS: dict[str, tuple[Callable[[Case, Path], None], str]] = {
     "reference": (write_reference, "json"),
@@ -130,6 +203,10 @@ WRITERS: dict[str, tuple[Callable[[Case, Path], None], str]] = {
     "openvino": (write_openvino, "bin"),
     "ncnn": (write_ncnn, "ncnn.bin"),
     "yolonas": (write_yolonas, "engine"),
+    "yolonas int8": (write_yolonas_int8, "int8.engine"),
+    "nncf": (write_nncf, "int8.bin"),
+    "nncf mixed": (partial(write_nncf, preset="mixed", suffix="mixed.xml"), "mixed.bin"),
+    "onnx int8": (write_onnx_int8, "int8.onnx"),
 }
 
 
@@ -137,12 +214,12 @@ def write(case: Case, folder: Path, formats: Iterable[str], *, reuse: bool = Fal
     """Writes a case's files. Returns the formats that could not be written, with the reason.
 
     Args:
-        reuse: keep what is there already. Our own file is always written again.
+        reuse: keep what is there already. Our own files are always written again.
     """
     failed = {}
     for name in formats:
         path = case.path(folder, WRITERS[name][1])
-        if reuse and name != "yolonas" and path.exists():
+        if reuse and not name.startswith("yolonas") and path.exists():
             continue
         path.unlink(missing_ok=True)
         arguments = [name, case.variant, str(case.size), str(case.batch), str(folder)]

@@ -1,5 +1,5 @@
-"""The sides of the network benchmark. Each runs in a process of its own: thread pools that spin, settings read from the
-environment and memory stay apart.
+"""The sides of the benchmarks of networks. Each runs in a process of its own: thread pools that spin, settings read
+from the environment and memory stay apart.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,25 +36,32 @@ class Side(NamedTuple):
     layers: Callable[[int], list[dict[str, Any]]] | None = None  # steps with their times, from that many rounds
 
 
-def yolonas(case: Case, folder: Path, x: np.ndarray) -> Side:
+def yolonas(case: Case, folder: Path, x: np.ndarray, *, suffix: str = "engine") -> Side:
     from yolonas import __version__, _native
 
-    engine = _native.cpu().Engine.deserialize(case.path(folder, "engine").read_bytes())
+    engine = _native.cpu().Engine.deserialize(case.path(folder, suffix).read_bytes())
     x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))  # as letterbox writes it
     levels = [(case.batch, case.size // stride, case.size // stride) for stride in (8, 16, 32)]
     cls = [np.empty((*level, 80), np.float32) for level in levels]
     reg = [np.empty((*level, 68), np.float32) for level in levels]
 
+    plan = engine.plan(case.size, case.size, case.batch)
+
     def layers(rounds: int) -> list[dict[str, Any]]:
-        plan = engine.plan(case.size, case.size, case.batch)
         return [{**step, "ms": ms} for step, ms in zip(plan, engine.time_steps(x, rounds), strict=True)]
 
     return Side(
         lambda: engine.run(x, cls, reg),
         lambda: [level.transpose(0, 3, 1, 2) for level in (*cls, *reg)],
-        f"{__version__}, {_native.build_info()['cpu_isa']} kernels",
+        f"{__version__}, {_native.build_info()['cpu_isa']} kernels, convolutions: "
+        + counted(f"{step['algorithm']} {step['dtype']}" for step in plan if step["op"] == "conv"),
         layers,
     )
+
+
+def counted(kinds: Iterable[str]) -> str:
+    """How many there are of each kind."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).items())
 
 
 def torch_eager(case: Case, folder: Path, x: np.ndarray, *, compiled: bool = False) -> Side:
@@ -82,12 +91,12 @@ def torch_compile(case: Case, folder: Path, x: np.ndarray) -> Side:
     return torch_eager(case, folder, x, compiled=True)
 
 
-def onnx_runtime(case: Case, folder: Path, x: np.ndarray) -> Side:
+def onnx_runtime(case: Case, folder: Path, x: np.ndarray, *, suffix: str = "onnx") -> Side:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = case.threads, 1
-    session = onnxruntime.InferenceSession(case.path(folder, "onnx"), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(case.path(folder, suffix), options, providers=["CPUExecutionProvider"])
     outputs: list[np.ndarray] = []
 
     def run() -> None:
@@ -96,28 +105,24 @@ def onnx_runtime(case: Case, folder: Path, x: np.ndarray) -> Side:
     return Side(run, lambda: outputs, onnxruntime.__version__)
 
 
-def openvino_model(case: Case, folder: Path, hint: str) -> tuple[Any, str]:
+def openvino_model(case: Case, folder: Path, hint: str, suffix: str = "xml") -> tuple[Any, str]:
     """The compiled model and what to say about it; with the hint THROUGHPUT it takes one picture at a time."""
     import openvino
 
     settings = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": case.threads, "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
-    model = core.read_model(case.path(folder, "xml"))
+    model = core.read_model(case.path(folder, suffix))
     if hint == "THROUGHPUT":
         model.reshape([1, 3, case.size, case.size])
         settings["NUM_STREAMS"] = case.threads
     model = core.compile_model(model, "CPU", settings)
-    kernels: dict[str, int] = {}
-    for node in model.get_runtime_model().get_ops():
-        if node.get_rt_info()["layerType"].value == "Convolution":
-            kind = node.get_rt_info()["primitiveType"].value
-            kernels[kind] = kernels.get(kind, 0) + 1
-    convolutions = ", ".join(f"{count} {kind}" for kind, count in kernels.items())
-    return model, f"{openvino.__version__.split('-')[0]}, {hint.lower()} hint, convolutions: {convolutions}"
+    nodes = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
+    kernels = counted(node["primitiveType"].value for node in nodes if node["layerType"].value == "Convolution")
+    return model, f"{openvino.__version__.split('-')[0]}, {hint.lower()} hint, convolutions: {kernels}"
 
 
-def openvino(case: Case, folder: Path, x: np.ndarray) -> Side:
-    model, about = openvino_model(case, folder, "LATENCY")
+def openvino(case: Case, folder: Path, x: np.ndarray, *, suffix: str = "xml") -> Side:
+    model, about = openvino_model(case, folder, "LATENCY", suffix)
     request = model.create_infer_request()
     return Side(
         lambda: request.infer({"x": x}, share_inputs=True, share_outputs=True),
@@ -178,7 +183,13 @@ SIDES: dict[str, tuple[Callable[[Case, Path, np.ndarray], Side], tuple[str, ...]
     "OpenVINO": (openvino, ("onnx", "openvino")),
     "OpenVINO, streams": (openvino_streams, ("onnx", "openvino")),
     "ncnn": (ncnn, ("ncnn",)),
+    "yolonas int8": (partial(yolonas, suffix="int8.engine"), ("yolonas int8",)),
+    "OpenVINO int8": (partial(openvino, suffix="int8.xml"), ("onnx", "openvino", "nncf")),
+    "OpenVINO int8, mixed preset": (partial(openvino, suffix="mixed.xml"), ("onnx", "openvino", "nncf mixed")),
+    "ONNX Runtime int8": (partial(onnx_runtime, suffix="int8.onnx"), ("onnx", "onnx int8")),
 }
+FLOAT32 = ("yolonas", "torch", "torch.compile", "ONNX Runtime", "OpenVINO", "OpenVINO, streams", "ncnn")
+INT8 = (*("yolonas int8", "OpenVINO int8", "OpenVINO int8, mixed preset", "ONNX Runtime int8"), "yolonas", "OpenVINO")
 FOR_BATCHES = ("OpenVINO, streams",)
 # What a side imports to write its files and to run; together the extra `bench`.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -186,6 +197,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "OpenVINO": ("onnx", "onnxscript", "openvino"),
     "OpenVINO, streams": ("onnx", "onnxscript", "openvino"),
     "ncnn": ("ncnn", "pnnx"),
+    "OpenVINO int8": ("nncf", "onnx", "onnxscript", "openvino"),
+    "OpenVINO int8, mixed preset": ("nncf", "onnx", "onnxscript", "openvino"),
+    "ONNX Runtime int8": ("onnx", "onnxscript", "onnxruntime"),
 }
 
 

@@ -127,6 +127,67 @@ def test_what_limits_a_layer(report: ModuleType, monkeypatch: pytest.MonkeyPatch
     assert layer_limits.limit("m", "neck") == "a"
 
 
+@pytest.fixture
+def int8() -> dict[str, Any]:
+    sides = {"yolonas int8": 22.0, "OpenVINO int8": 28.0, "yolonas": 75.0}
+    rows = {
+        key: {
+            "case": case,
+            "missing": {"ONNX Runtime int8": "onnxruntime not installed"},
+            "times": times(**sides),
+            "sqnr_db": {side: {"cls": 31.2, "reg": 28.9} for side in sides},
+            "about": {"OpenVINO int8": "2026.4.1, convolutions: 98 some_I8"},
+        }
+        for key, case in (("s_640_1_2", "S at 640, 2 threads"), ("m_640_1_2", "M at 640, 2 threads"))
+    }
+    del rows["m_640_1_2"]["times"]["yolonas"]  # type: ignore[attr-defined]
+    return {
+        **{"machine": MACHINE, "versions": {"nncf": "3.4.0"}, "rounds": 9, "all_sides_on": None},
+        "ratios": [
+            {**ratio("s_640_1_2", "time over OpenVINO int8", "OpenVINO int8", 0.786, 0.88), "hoped": 0.78},
+            ratio("s_640_1_2", "time over yolonas float32", "yolonas", 0.293, 0.80),
+        ],
+        "rows": rows,
+    }
+
+
+def test_int8_tables(report: ModuleType, int8: dict[str, Any]) -> None:
+    text = "\n".join(report.int8({"int8": int8}))
+    assert (
+        "| network | yolonas int8 | OpenVINO int8 | yolonas float32 | over OpenVINO int8 | over yolonas float32 |"
+        in text
+    )
+    assert "| S at 640, 2 threads | 22.0 | 28.0 | 75.0 | 0.79 | 0.29 |" in text
+    assert "| M at 640, 2 threads | 22.0 | 28.0 |  |  |  |" in text
+    assert "| M at 640, 2 threads | 31, 29 | 31, 29 |  |" in text
+    assert "time over OpenVINO int8 | 0.786 | at most 0.88, hoped for 0.78 | met |" in text
+    assert "Aims met: 2 of 2." in text
+    ran = "OpenVINO int8 (S at 640, 2 threads; M at 640, 2 threads): 2026.4.1, convolutions: 98 some_I8."
+    assert ran in text
+    assert "Some Processor, 2 cores, avx512 kernels, commit abc1234; median of 9 rounds." in text
+    assert "Not timed (S at 640, 2 threads; M at 640, 2 threads): ONNX Runtime int8: onnxruntime not installed." in text
+
+
+@pytest.mark.parametrize(("held", "words"), [("avx2", "All sides held to AVX2:"), (None, "but for ONNX Runtime")])
+def test_int8_held_to_avx2(report: ModuleType, int8: dict[str, Any], held: str | None, words: str) -> None:
+    text = "\n".join(report.int8({"int8": int8, "int8_avx2": {**copy.deepcopy(int8), "all_sides_on": held}}))
+    assert words in text
+    assert text.count("Aims met") == 2
+
+
+def test_int8_accuracy_table(report: ModuleType) -> None:
+    row = {"side": "yolonas int8", "coco": {"AP": 0.52764, "AP50": 0.838, "AP75": 0.5832}}
+    result = {
+        **{"model": "cells.pth", "data": "cells", "calibration": "128 of 205 pictures of cells train", "pictures": 87},
+        **{"rows": [row], "machine": MACHINE, "versions": {"nncf": "3.4.0"}},
+    }
+    text = "\n".join(report.int8_accuracy({"int8_accuracy_bccd": result}))
+    assert "| yolonas int8 | 0.5276 | 0.8380 | 0.5832 |" in text
+    assert "cells.pth on 87 pictures of cells" in text
+    assert "(128 of 205 pictures of cells train)" in text
+    assert "avx512 kernels, nncf 3.4.0, commit abc1234." in text
+
+
 @pytest.mark.parametrize(("met", "word"), [(True, "met"), (False, "**not met**")])
 def test_predict_table(report: ModuleType, met: bool, word: str) -> None:
     result = {
