@@ -16,6 +16,7 @@ import numpy as np
 from network_files import OUTPUTS, Case
 from network_run import compared, measured, parser, prepare, print_ratios, print_row, save_run
 from network_sides import INT8
+from report import titled
 
 CASES = {case.key: case for case in (Case("s"), Case("m"), Case("l"), Case("s", size=320))}
 OURS, FLOAT32 = "yolonas int8", "yolonas"
@@ -51,11 +52,6 @@ def ratios(key: str, row: dict[str, Any]) -> list[dict[str, Any]]:
         compared(key, f"time over {titled(side)}", side, times[OURS] / times[side], AIMS.get(side)) | hoped(side)
         for side in others
     ]
-
-
-def titled(side: str) -> str:
-    """A side's name that says of what its numbers are."""
-    return side if "int8" in side else f"{side} float32"
 
 
 def hoped(side: str) -> dict[str, Any]:

@@ -18,13 +18,13 @@ import numpy as np
 from network_files import flat
 from network_sides import not_installed
 from timing import machine, save, versions
-from yolonas.quantization.pictures import Reading
-from yolonas.quantize import QuantizeOptions
-from yolonas.quantize_setup import set_up
 
 from yolonas import NAS
 from yolonas.config import DetectSettings
 from yolonas.native_engine import CpuDevice, NativeEngine
+from yolonas.quantization.pictures import Reading
+from yolonas.quantize import QuantizeOptions
+from yolonas.quantize_setup import set_up
 from yolonas.selection import select_detections
 from yolonas.val import Validator, ValOptions
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from int8 import titled
 from layer_limits import limit
 from timing import ROOT
 
@@ -168,6 +167,11 @@ def int8_tables(result: Result) -> list[str]:
             ran.setdefault(row["about"]["OpenVINO int8"], []).append(row["case"])
     shown = [f"OpenVINO int8 ({'; '.join(cases)}): {about}." for about, cases in ran.items()]
     return [*lines, "", *shown, *taken_on(result)]
+
+
+def titled(side: str) -> str:
+    """The name of a side among int8 ones: with what its numbers are."""
+    return side if "int8" in side else f"{side} float32"
 
 
 def int8_accuracy(saved: dict[str, Result]) -> list[str]:
