@@ -161,6 +161,48 @@ void run_max_pool5(const py::object& x, const py::object& out, std::int64_t rows
   }
 }
 
+// The same of int8.
+void run_max_pool5_s8(const py::object& x, const py::object& out, std::int64_t rows) {
+  const char* op = "_run_max_pool5_s8";
+  const Picture in(x, op, "x", DType::s8), to(out, op, "out", DType::s8);
+  YN_CHECK(in.side(0) == to.side(0) && in.side(1) == to.side(1) && in.side(2) == to.side(2), op,
+           ": out must have the shape of x, got ", shape_text(to.arg.view()));
+  YN_CHECK(rows >= 1, op, ": rows must be positive, got ", rows);
+  const cpu::QuantPoolArgs a{
+      in.side(0), in.side(1), in.side(2), in.stride, to.stride, in.data<std::int8_t>(), to.data<std::int8_t>()};
+  for (std::int64_t row = 0; row < a.h; row += rows) {
+    cpu::kernels().s8.max_pool5(a, row, std::min(row + rows, a.h));
+  }
+}
+
+// Checks that x and out have as many pixels, and calls run(first, last) for all pieces of `pixels` pixels.
+template <class Run>
+void for_each_pixels(const char* op, const Picture& in, const Picture& to, std::int64_t pixels, const Run& run) {
+  YN_CHECK(in.side(0) == to.side(0) && in.side(1) == to.side(1), op, ": out must be as high and wide as x, got ",
+           shape_text(to.arg.view()));
+  YN_CHECK(pixels >= 1, op, ": pixels must be positive, got ", pixels);
+  const std::int64_t all = in.side(0) * in.side(1);
+  for (std::int64_t pixel = 0; pixel < all; pixel += pixels) run(pixel, std::min(pixel + pixels, all));
+}
+
+void run_quantize_s8(const py::object& x, const py::object& out, double inv_scale, std::int64_t pixels) {
+  const char* op = "_run_quantize_s8";
+  const Picture in(x, op, "x"), to(out, op, "out", DType::s8);
+  YN_CHECK(to.side(2) >= in.side(2), op, ": out must have the channels of x or more, got ", shape_text(to.arg.view()));
+  const cpu::QuantizeArgs a{
+      in.side(2), in.stride, to.side(2), to.stride, in.data(), to.data<std::int8_t>(), static_cast<float>(inv_scale)};
+  for_each_pixels(op, in, to, pixels, [&](auto... piece) { cpu::kernels().s8.quantize(a, piece...); });
+}
+
+void run_dequantize_s8(const py::object& x, const py::object& out, double scale, std::int64_t pixels) {
+  const char* op = "_run_dequantize_s8";
+  const Picture in(x, op, "x", DType::s8), to(out, op, "out");
+  YN_CHECK(to.side(2) == in.side(2), op, ": out must have the channels of x, got ", shape_text(to.arg.view()));
+  const cpu::DequantizeArgs a{
+      in.side(2), in.stride, to.stride, in.data<std::int8_t>(), to.data(), static_cast<float>(scale)};
+  for_each_pixels(op, in, to, pixels, [&](auto... piece) { cpu::kernels().s8.dequantize(a, piece...); });
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& module) {
@@ -172,6 +214,11 @@ void bind_kernels(py::module_& module) {
              py::arg("padding"), py::arg("relu"), py::arg("residual_multiplier"), py::arg("unsigned_input"),
              py::arg("rows"), py::arg("blocks"));
   module.def("_run_max_pool5", run_max_pool5, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("rows"));
+  module.def("_run_max_pool5_s8", run_max_pool5_s8, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("rows"));
+  module.def("_run_quantize_s8", run_quantize_s8, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("inv_scale"),
+             py::arg("pixels"));
+  module.def("_run_dequantize_s8", run_dequantize_s8, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("scale"),
+             py::arg("pixels"));
 }
 
 }  // namespace yolonas::bindings

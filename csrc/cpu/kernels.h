@@ -75,15 +75,46 @@ struct PoolArgs {
   float* y;  // must not overlap x
 };
 
-// The convolutions on quantised numbers. weight: [blocks][kernel_h][kernel_w][ceil(in_c / 4)][conv_block][4], four
+struct QuantPoolArgs {
+  std::int64_t h, w, channels, in_stride, out_stride;
+  const std::int8_t* x;
+  std::int8_t* y;  // must not overlap x
+};
+
+// Pixels in raster order; x and y must not overlap.
+struct QuantizeArgs {
+  std::int64_t in_c, in_stride, out_c, out_stride;  // out_c >= in_c
+  const float* x;
+  std::int8_t* y;
+  float inv_scale;
+};
+struct DequantizeArgs {
+  std::int64_t channels, in_stride, out_stride;
+  const std::int8_t* x;
+  float* y;
+  float scale;
+};
+
+// The kernels on quantised numbers, bit-equal on every instruction set and for any cut; ranges as for the float twins.
+// Weights of the convolutions: [blocks][kernel_h][kernel_w][ceil(in_c / 4)][conv_block][4], four
 // neighbouring input channels of an output channel side by side, zero beyond in_c and out_c; pack_direct_s8 in pack.h
-// makes it. kernel_h * kernel_w * in_c <= 65536, so that no sum can leave int32. Bit-equal on every instruction set,
-// for any cut; ranges as for the float twins. A NaN, from a v that overflowed, becomes -128 in y.
+// makes it. kernel_h * kernel_w * in_c <= 65536, so that no sum can leave int32. A NaN, from a v that overflowed,
+// becomes -128 in y.
 struct QuantKernels {
   void (*conv2d_direct)(const QuantConvArgs& args, std::int64_t row_begin, std::int64_t row_end,
                         std::int64_t block_begin, std::int64_t block_end);
   void (*conv2d_pointwise)(const QuantConvArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end,
                            std::int64_t block_begin, std::int64_t block_end);
+
+  // Rows [row_begin, row_end) of y[oy][ox][c] = max of x in the 5x5 window around (oy, ox), cut at the edges.
+  void (*max_pool5)(const QuantPoolArgs& args, std::int64_t row_begin, std::int64_t row_end);
+
+  // Pixels [pixel_begin, pixel_end) of y[p][c] = clamp(rint(x[p][c] * inv_scale), -128, 127) with ties to even, -128
+  // for a NaN; channels of y from in_c on become 0.
+  void (*quantize)(const QuantizeArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end);
+
+  // Pixels [pixel_begin, pixel_end) of y[p][c] = float(x[p][c]) * scale.
+  void (*dequantize)(const DequantizeArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end);
 };
 
 struct CpuKernels {

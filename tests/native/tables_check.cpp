@@ -19,6 +19,7 @@
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
 #include "cpu/letterbox.h"
+#include "cpu/pack.h"
 #include "engine/serialize.h"
 
 namespace {
@@ -101,8 +102,7 @@ Floats nms(const cpu::CpuKernels& table) {
   }
   boxes[17] = std::nanf("");
   Floats workspace(static_cast<std::size_t>(cpu::nms_workspace(200)));
-  const std::int64_t count =
-      table.nms_f32(boxes.data(), classes.data(), 300, 0.4f, 200, keep.data(), workspace.data());
+  const std::int64_t count = table.nms_f32(boxes.data(), classes.data(), 300, 0.4f, 200, keep.data(), workspace.data());
   return Floats(keep.begin(), keep.begin() + count);
 }
 
@@ -114,6 +114,67 @@ Floats fake_quantize(const cpu::CpuKernels& table) {
   table.fake_quantize_backward_f32(gradient.data(), x.data(), scale.data(), 1, 1003, -128, 127, gradient.data());
   y.insert(y.end(), gradient.begin(), gradient.end());
   return y;
+}
+
+std::vector<std::int8_t> small_integers(std::size_t count, int low, int high, unsigned seed) {
+  std::vector<std::int8_t> values;
+  for (const float value : numbers(count, static_cast<float>(low), static_cast<float>(high) + 1.0f, seed)) {
+    values.push_back(static_cast<std::int8_t>(std::floor(value)));
+  }
+  return values;
+}
+
+Floats quantize_and_pool(const cpu::CpuKernels& table) {
+  Floats x = numbers(7 * 9 * 45, -4, 4, 9);
+  for (std::size_t i = 0; i < 200; ++i) x[i] = 0.0625f * (static_cast<float>(i) - 100.5f);  // ties
+  x[300] = std::nanf("");
+  x[301] = std::numeric_limits<float>::infinity();
+  std::vector<std::int8_t> whole(7 * 9 * 47), most(whole.size()), four(7 * 9 * 15 * 4);
+  table.s8.quantize({45, 45, 47, 47, x.data(), whole.data(), 16}, 0, 7 * 9);
+  table.s8.quantize({3, 3, 4, 4, x.data(), four.data(), 16}, 0, 7 * 9 * 15);
+  table.s8.max_pool5({7, 9, 47, 47, 47, whole.data(), most.data()}, 0, 7);
+  Floats back(most.size());
+  table.s8.dequantize({47, 47, 47, most.data(), back.data(), 0.1f}, 0, 7 * 9);
+  back.insert(back.end(), whole.begin(), whole.end());
+  back.insert(back.end(), four.begin(), four.end());
+  return back;
+}
+
+Floats conv2d_s8(const cpu::CpuKernels& table) {
+  Floats all;
+  for (const std::int64_t in_c : {3, 4, 32, 37}) {
+    for (const bool is_unsigned : {false, true}) {
+      constexpr std::int64_t kOut = 21;
+      const auto x = small_integers(static_cast<std::size_t>(6 * 17 * in_c), is_unsigned ? 0 : -128, 127, 10);
+      const auto weight = small_integers(static_cast<std::size_t>(kOut * 9 * in_c), -127, 127, 11);
+      const auto channels = static_cast<std::size_t>(cpu::conv_blocks(kOut, table.conv_block) * table.conv_block);
+      std::vector<std::int8_t> packed(
+          static_cast<std::size_t>(cpu::pack_direct_s8_bytes(kOut, 3, 3, in_c, table.conv_block)));
+      std::vector<std::int32_t> weight_sum(channels);
+      cpu::pack_direct_s8(weight.data(), kOut, 3, 3, in_c, table.conv_block, packed.data(), weight_sum.data());
+      const Floats multiplier(channels, 0.001f), offset(channels, 0.5f);
+      const std::vector<std::int8_t> zeros(static_cast<std::size_t>(in_c));
+      std::vector<std::int8_t> y(6 * 17 * kOut);
+      Floats y_f32(y.size());
+      cpu::QuantConvArgs args{};
+      static_cast<cpu::ConvSizes&>(args) = {6, 17, in_c, in_c, 6, 17, kOut, kOut, 3, 3, 1, 1};
+      args.x = x.data();
+      args.weight = packed.data();
+      args.weight_sum = weight_sum.data();
+      args.multiplier = multiplier.data();
+      args.offset = offset.data();
+      args.zeros = zeros.data();
+      args.unsigned_input = is_unsigned;
+      args.y_f32 = y_f32.data();
+      const std::int64_t blocks = cpu::conv_blocks(kOut, table.conv_block);
+      table.s8.conv2d_direct(args, 0, 6, 0, blocks);
+      args.y = y.data();
+      table.s8.conv2d_direct(args, 0, 6, 0, blocks);
+      all.insert(all.end(), y_f32.begin(), y_f32.end());
+      all.insert(all.end(), y.begin(), y.end());
+    }
+  }
+  return all;
 }
 
 Floats letterbox(const cpu::CpuKernels&) {  // the table in use
@@ -144,10 +205,15 @@ struct Check {
   double allowed;
 };
 // Sigmoid and DFL may be off by some units in the last place, since the generic table has no FMA.
-const Check kChecks[] = {{"sigmoid", sigmoid, 5e-7},     {"collect_greater", collect, 0},
-                         {"dfl_expectation", dfl, 2e-5}, {"class_max", class_max, 0},
-                         {"nms", nms, 0},                {"fake_quantize", fake_quantize, 0},
-                         {"letterbox", letterbox, 0}};
+const Check kChecks[] = {{"sigmoid", sigmoid, 5e-7},
+                         {"collect_greater", collect, 0},
+                         {"dfl_expectation", dfl, 2e-5},
+                         {"class_max", class_max, 0},
+                         {"nms", nms, 0},
+                         {"fake_quantize", fake_quantize, 0},
+                         {"letterbox", letterbox, 0},
+                         {"quantize_and_pool", quantize_and_pool, 0},
+                         {"conv2d_s8", conv2d_s8, 0}};
 
 std::string file(const char* path) {
   std::ifstream stream(path, std::ios::binary);

@@ -14,13 +14,9 @@ struct FourWeights {
   static FourWeights load(const std::int8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 };
 
-template <bool Unsigned>
-constexpr bool kZerosCount = false;
+constexpr bool kOneDot4 = false;
 
-template <bool Unsigned>
-inline Sums first_sums(const std::int32_t*) {
-  return {_mm256_setzero_si256()};
-}
+inline Sums first_sums(const QuantConvArgs&, std::int64_t) { return {_mm256_setzero_si256()}; }
 
 // Signed: |x| * (w with the sign of x).
 template <bool Unsigned>
@@ -47,8 +43,11 @@ inline Vec load_s8(const std::int8_t* p, int n) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)))};
 }
 
+// As int32. What lies beyond int32, and a NaN, becomes the lowest: a large number may not.
+inline __m256i rounded(Vec a) { return _mm256_cvtps_epi32(min(Vec::set(127.0f), a).reg); }
+
 inline void store_s8(std::int8_t* p, Vec a, int n) {
-  const __m256i whole = _mm256_cvtps_epi32(a.reg);
+  const __m256i whole = rounded(a);
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
   const long long bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
   if (n == Vec::kWidth) {
@@ -58,4 +57,19 @@ inline void store_s8(std::int8_t* p, Vec a, int n) {
     __builtin_memcpy(part, &bytes, sizeof bytes);
     for (int i = 0; i < n; ++i) p[i] = part[i];
   }
+}
+
+inline void store_s8(std::int8_t* p, std::int8_t* q, const Vec (&a)[4], std::int8_t lowest) {
+  const __m256i low = _mm256_packs_epi32(rounded(a[0]), rounded(a[1]));
+  const __m256i high = _mm256_packs_epi32(rounded(a[2]), rounded(a[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing stays within halves of a register
+  const __m256i mixed = _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(lowest));
+  const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, order);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(bytes, 1));
+}
+
+inline Vec load_pixels3(const float* p) {
+  const __m256 six = _mm256_maskload_ps(p, Vec::first_lanes(6));  // the others are zero
+  return {_mm256_permutevar8x32_ps(six, _mm256_setr_epi32(0, 1, 2, 6, 3, 4, 5, 7))};
 }

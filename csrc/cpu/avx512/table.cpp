@@ -29,8 +29,11 @@ namespace eight {
 #include "cpu/avx512/sums-inl.h"
 // (keeps the order: the dot product before its user)
 #include "cpu/avx512/dot4-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
 // (and)
 #include "cpu/simd/conv2d_s8-inl.h"
+#include "cpu/simd/pool_s8-inl.h"
+#include "cpu/simd/quantize_s8-inl.h"
 
 }  // namespace
 
@@ -53,7 +56,7 @@ const CpuKernels kTable = {
     winograd_s2_workspace,
     conv2d_winograd_s2_f32,
     max_pool5_f32,
-    {conv2d_direct_s8, conv2d_pointwise_s8},
+    {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8},
 };
 
 }  // namespace yolonas::cpu::avx512

@@ -12,12 +12,17 @@ namespace {
 #include "cpu/avx512/sums-inl.h"
 // (and)
 #include "cpu/avx512vnni/dot4-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
 // (and)
 #include "cpu/simd/conv2d_s8-inl.h"
+// (and)
+#include "cpu/avx512vnni/shifted-inl.h"
+#include "cpu/simd/pool_s8-inl.h"
+#include "cpu/simd/quantize_s8-inl.h"
 
 }  // namespace
 
 extern const QuantKernels kTable;
-const QuantKernels kTable = {conv2d_direct_s8, conv2d_pointwise_s8};
+const QuantKernels kTable = {conv2d_direct_any_s8, conv2d_pointwise_any_s8, max_pool5_s8, quantize_s8, dequantize_s8};
 
 }  // namespace yolonas::cpu::avx512vnni

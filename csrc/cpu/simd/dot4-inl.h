@@ -35,15 +35,11 @@ struct FourWeights {
   }
 };
 
-// Whether dot4 adds something for inputs of zero, which first_sums then takes away: over all taps, padding included.
-template <bool Unsigned>
-constexpr bool kZerosCount = false;
+// Whether dot4 is one for both kinds of inputs, as they lie where it reads them.
+constexpr bool kOneDot4 = false;
 
-// Where the sums of a tile start from; weight_sum: kWidth channels' weights, added up.
-template <bool Unsigned>
-inline Sums first_sums(const std::int32_t*) {
-  return {};
-}
+// Where the sums of a tile's kWidth channels from `at` on start.
+inline Sums first_sums(const QuantConvArgs&, std::int64_t) { return {}; }
 
 // acc[lane] + sum over c < 4 of x[c] * w[lane][c], exact for weights within -127..127. Unsigned: no x is negative.
 template <bool Unsigned>
@@ -76,9 +72,29 @@ inline Vec load_s8(const std::int8_t* p, int n) {
   return Vec::load(lane);
 }
 
-// Rounds to the nearest integers, ties to even, and writes the first n. All lanes lie within -128..127.
+// clamp(rint(a), -128, 127), ties to even, -128 for a NaN; writes the first n.
 inline void store_s8(std::int8_t* p, Vec a, int n) {
+  // Adding 1.5 * 2^23 leaves the integer in the low bits.
+  std::int32_t whole[Vec::kWidth];
   float lane[Vec::kWidth];
-  round_even(a).store(lane);
-  for (int i = 0; i < n; ++i) p[i] = static_cast<std::int8_t>(lane[i]);
+  add(min(max(a, Vec::set(-128.0f)), Vec::set(127.0f)), Vec::set(12582912.0f)).store(lane);
+  __builtin_memcpy(whole, lane, sizeof whole);
+  if (n == Vec::kWidth) {
+    for (int i = 0; i < Vec::kWidth; ++i) p[i] = static_cast<std::int8_t>(whole[i]);
+  } else {
+    for (int i = 0; i < n; ++i) p[i] = static_cast<std::int8_t>(whole[i]);
+  }
+}
+
+// clamp(rint(a), lowest, 127) of four whole vectors, ties to even, the lowest for a NaN; two at each place.
+inline void store_s8(std::int8_t* p, std::int8_t* q, const Vec (&a)[4], std::int8_t lowest) {
+  for (int i = 0; i < 4; ++i) {
+    store_s8((i < 2 ? p : q) + i % 2 * Vec::kWidth, max(a[i], Vec::set(lowest)), Vec::kWidth);
+  }
+}
+
+// Pixels of three channels, with a fourth of zero: kWidth / 4 of them.
+inline Vec load_pixels3(const float* p) {
+  const float lane[Vec::kWidth] = {p[0], p[1], p[2], 0.0f, p[3], p[4], p[5], 0.0f};
+  return Vec::load(lane);
 }

@@ -8,8 +8,12 @@
 #include "cpu/simd/gemm-inl.h"
 // (keeps the order: the matrix product before its users)
 #include "cpu/simd/conv2d-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
+// (and)
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool-inl.h"
+#include "cpu/simd/pool_s8-inl.h"
+#include "cpu/simd/quantize_s8-inl.h"
 #include "cpu/simd/winograd-inl.h"
 // (and)
 #include "cpu/simd/winograd43-inl.h"
@@ -34,6 +38,6 @@ constexpr CpuKernels table_of(const char* isa) {
       winograd_s2_workspace,
       conv2d_winograd_s2_f32,
       max_pool5_f32,
-      {conv2d_direct_s8, conv2d_pointwise_s8},
+      {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8},
   };
 }
