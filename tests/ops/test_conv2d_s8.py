@@ -94,6 +94,27 @@ def test_every_number_of_channels(isa: str, dtype: Any) -> None:
         assert_same(convolve(*arguments, **settings), reference.conv2d_s8(*arguments, **settings))
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((1, 3, 3001, 3), (17, 3, 3), 1, 1),
+        ((1, 2, 25, 1001), (33, 3, 3), 2, 1),
+        ((1, 1, 13, 32769), (5, 1, 1), 1, 0),
+        ((1, 92, 93, 1), (3, 91, 91), 1, 1),
+        ((1, 5, 40, 300), (3, 2, 2), 30, 1),
+        ((1, 1, 2, 9), (4, 3, 3), 1, 40),
+    ],
+    ids=str,
+)
+def test_rows_too_long_for_one_piece(isa: str, case: Case, unsigned: bool) -> None:
+    """Copies of inputs are made of 32 KiB at a time, of more only where one output reads more."""
+    *arguments, _ = random_arguments(case, unsigned=unsigned)
+    settings: dict[str, Any] = {"stride": case[2], "padding": case[3]}
+    expected = reference.conv2d_s8(*arguments, **settings)
+    assert_same(convolve(*arguments, **settings, unsigned_input=unsigned), expected)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 64, 1536])
 def test_the_largest_sums_are_exact(isa: str, depth: int) -> None:
     """No pair of products may saturate on the way; sums beyond 2^24 round once, to the nearest even float."""

@@ -14,13 +14,9 @@ struct FourWeights {
   static FourWeights load(const std::int8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 };
 
-template <bool Unsigned>
-constexpr bool kZerosCount = false;
+constexpr bool kOneDot4 = false;
 
-template <bool Unsigned>
-inline Sums first_sums(const std::int32_t*) {
-  return {_mm256_setzero_si256()};
-}
+inline Sums first_sums(const QuantConvArgs&, std::int64_t) { return {_mm256_setzero_si256()}; }
 
 // Signed: |x| * (w with the sign of x).
 template <bool Unsigned>
@@ -63,12 +59,14 @@ inline void store_s8(std::int8_t* p, Vec a, int n) {
   }
 }
 
-inline void store_s8(std::int8_t* p, const Vec (&a)[4]) {
+inline void store_s8(std::int8_t* p, std::int8_t* q, const Vec (&a)[4], std::int8_t lowest) {
   const __m256i low = _mm256_packs_epi32(rounded(a[0]), rounded(a[1]));
   const __m256i high = _mm256_packs_epi32(rounded(a[2]), rounded(a[3]));
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing stays within halves of a register
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+  const __m256i mixed = _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(lowest));
+  const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, order);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(bytes, 1));
 }
 
 inline Vec load_pixels3(const float* p) {

@@ -1,12 +1,8 @@
 // The dot product without VNNI. Unsigned inputs as in avx2/dot4-inl.h; a zmm register has no vpsignb, so that signed
 // ones are widened, every second byte and those between.
-template <bool Unsigned>
-constexpr bool kZerosCount = false;
+constexpr bool kOneDot4 = false;
 
-template <bool Unsigned>
-inline Sums first_sums(const std::int32_t*) {
-  return {_mm512_setzero_si512()};
-}
+inline Sums first_sums(const QuantConvArgs&, std::int64_t) { return {_mm512_setzero_si512()}; }
 
 inline __m512i even_bytes(__m512i a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
 inline __m512i odd_bytes(__m512i a) { return _mm512_srai_epi16(a, 8); }

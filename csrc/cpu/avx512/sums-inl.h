@@ -34,12 +34,15 @@ inline void store_s8(std::int8_t* p, Vec a, int n) {
   _mm_mask_storeu_epi8(p, Vec::first_lanes(n), _mm512_maskz_cvtsepi32_epi8(0xffff, rounded(a)));
 }
 
-inline void store_s8(std::int8_t* p, const Vec (&a)[4]) {
+inline void store_s8(std::int8_t* p, std::int8_t* q, const Vec (&a)[4], std::int8_t lowest) {
   const __m512i low = _mm512_packs_epi32(rounded(a[0]), rounded(a[1]));
   const __m512i high = _mm512_packs_epi32(rounded(a[2]), rounded(a[3]));
   // Packing stays within quarters of a register.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  _mm512_storeu_si512(p, _mm512_maskz_permutexvar_epi32(0xffff, order, _mm512_packs_epi16(low, high)));
+  const __m512i mixed = _mm512_max_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8(lowest));
+  const __m512i bytes = _mm512_maskz_permutexvar_epi32(0xffff, order, mixed);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_extracti64x4_epi64(0xf, bytes, 0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm512_maskz_extracti64x4_epi64(0xf, bytes, 1));
 }
 
 inline Vec load_pixels3(const float* p) {

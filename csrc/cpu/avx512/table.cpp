@@ -32,6 +32,7 @@ namespace eight {
 // (and)
 #include "cpu/avx512/dot2-inl.h"
 #include "cpu/avx512/dot4-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
 // (and)
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool_s8-inl.h"

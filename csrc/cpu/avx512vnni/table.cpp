@@ -15,8 +15,11 @@ namespace {
 // (and)
 #include "cpu/avx512vnni/dot2-inl.h"
 #include "cpu/avx512vnni/dot4-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
 // (and)
 #include "cpu/simd/conv2d_s8-inl.h"
+// (and)
+#include "cpu/avx512vnni/shifted-inl.h"
 #include "cpu/simd/pool_s8-inl.h"
 #include "cpu/simd/quantize_s8-inl.h"
 #include "cpu/simd/winograd23_s8-inl.h"
@@ -24,7 +27,7 @@ namespace {
 }  // namespace
 
 extern const QuantKernels kTable;
-const QuantKernels kTable = {conv2d_direct_s8, conv2d_pointwise_s8,     max_pool5_s8,        quantize_s8,
-                             dequantize_s8,    winograd23_s8_workspace, conv2d_winograd23_s8};
+const QuantKernels kTable = {conv2d_direct_any_s8, conv2d_pointwise_any_s8, max_pool5_s8,        quantize_s8,
+                             dequantize_s8,        winograd23_s8_workspace, conv2d_winograd23_s8};
 
 }  // namespace yolonas::cpu::avx512vnni

@@ -35,15 +35,11 @@ struct FourWeights {
   }
 };
 
-// Whether dot4 adds something for inputs of zero, which first_sums then takes away: over all taps, padding included.
-template <bool Unsigned>
-constexpr bool kZerosCount = false;
+// Whether dot4 is one for both kinds of inputs, as they lie where it reads them.
+constexpr bool kOneDot4 = false;
 
-// Where the sums of a tile start from; weight_sum: kWidth channels' weights, added up.
-template <bool Unsigned>
-inline Sums first_sums(const std::int32_t*) {
-  return {};
-}
+// Where the sums of a tile's kWidth channels from `at` on start.
+inline Sums first_sums(const QuantConvArgs&, std::int64_t) { return {}; }
 
 // acc[lane] + sum over c < 4 of x[c] * w[lane][c], exact for weights within -127..127. Unsigned: no x is negative.
 template <bool Unsigned>
@@ -90,9 +86,11 @@ inline void store_s8(std::int8_t* p, Vec a, int n) {
   }
 }
 
-// The same of four vectors, one behind the other.
-inline void store_s8(std::int8_t* p, const Vec (&a)[4]) {
-  for (int i = 0; i < 4; ++i) store_s8(p + i * Vec::kWidth, a[i], Vec::kWidth);
+// clamp(rint(a), lowest, 127) of four whole vectors, ties to even, the lowest for a NaN; two at each place.
+inline void store_s8(std::int8_t* p, std::int8_t* q, const Vec (&a)[4], std::int8_t lowest) {
+  for (int i = 0; i < 4; ++i) {
+    store_s8((i < 2 ? p : q) + i % 2 * Vec::kWidth, max(a[i], Vec::set(lowest)), Vec::kWidth);
+  }
 }
 
 // Pixels of three channels, with a fourth of zero: kWidth / 4 of them.

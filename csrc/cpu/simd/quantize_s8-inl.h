@@ -6,7 +6,7 @@ inline void quantize_run(const float* x, std::int64_t n, Vec inverse, std::int8_
     Vec four[4];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) four[v] = mul(Vec::load(x + i + v * Vec::kWidth), inverse);
-    store_s8(y + i, four);
+    store_s8(y + i, y + i + 2 * Vec::kWidth, four, -128);
   }
   for (; i < n; i += Vec::kWidth) {
     const int part = n - i < Vec::kWidth ? static_cast<int>(n - i) : Vec::kWidth;
@@ -22,7 +22,7 @@ inline std::int64_t quantize_pixels3(const float* x, std::int64_t pixels, Vec in
     Vec four[4];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) four[v] = mul(load_pixels3(x + 3 * (done + v * kPixels)), inverse);
-    store_s8(y + 4 * done, four);
+    store_s8(y + 4 * done, y + 4 * done + 2 * Vec::kWidth, four, -128);
   }
   return done;
 }

@@ -8,6 +8,8 @@
 #include "cpu/simd/gemm-inl.h"
 // (keeps the order: the matrix product before its users)
 #include "cpu/simd/conv2d-inl.h"
+#include "cpu/simd/gemm_s8-inl.h"
+// (and)
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool-inl.h"
 #include "cpu/simd/pool_s8-inl.h"
