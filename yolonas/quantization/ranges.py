@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def set_ranges(
     model: YoloNAS,
     histograms: Mapping[str, Histogram],
-    method: str = "percentile",
+    method: str = "mse",
     percent: float = 99.99,
 ) -> None:
     """Gives a network in folded form all its scales, in place: it is quantised then.
