@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -171,29 +173,42 @@ void run_conv2d_s8(const std::string& kernel, const py::object& x, const py::obj
                  [&](auto... piece) { run(a, piece...); });
 }
 
+// The magnitudes of a channel's weights, (K, kh, kw, C), add up to what the integer Winograd convolution allows.
+void check_weight_sums(const char* op, const py::object& weight) {
+  const TensorArg arg(weight, op, "weight");
+  const TensorView& view = arg.view();
+  const std::int64_t count = view.shape[1] * view.shape[2] * view.shape[3];
+  for (std::int64_t k = 0; k < view.shape[0]; ++k) {
+    const std::int8_t* const first = view.as<std::int8_t>() + k * count;
+    const std::int64_t sum = std::accumulate(first, first + count, std::int64_t{0},
+                                             [](std::int64_t all, std::int8_t one) { return all + std::abs(one); });
+    YN_CHECK(sum <= cpu::kWinograd43WeightSum, op, ": weight must have magnitudes that add up to at most ",
+             cpu::kWinograd43WeightSum, " in every output channel, got ", sum, " in channel ", k);
+  }
+}
+
 // Returns the floats of workspace that it needs, and runs only where `workspace` is given, float32 (n,).
-std::int64_t run_conv2d_winograd23_s8(const py::object& x, const py::object& weight, const py::object& multiplier,
+std::int64_t run_conv2d_winograd43_s8(const py::object& x, const py::object& weight, const py::object& multiplier,
                                       const py::object& offset, const py::object& residual, const py::object& out,
                                       bool relu, double residual_multiplier, std::int64_t tiles, std::int64_t blocks,
                                       const py::object& workspace) {
-  const char* op = "_run_conv2d_winograd23_s8";
+  const char* op = "_run_conv2d_winograd43_s8";
   const QuantConv conv(op, x, weight, multiplier, offset, residual, out, 1, 1, relu, residual_multiplier, false);
   const cpu::QuantConvArgs& a = conv.args;
   YN_CHECK(a.kernel_h == 3 && a.kernel_w == 3, op, ": weight must have a kernel of 3x3, got ", a.kernel_h, "x",
            a.kernel_w);
   YN_CHECK(a.in_h == a.out_h && a.in_w == a.out_w, op, ": out must be as high and wide as x, got ", a.out_h, "x",
            a.out_w, " for ", a.in_h, "x", a.in_w);
-  YN_CHECK(a.in_c <= cpu::kWinograd23Channels, op, ": x must have at most ", cpu::kWinograd23Channels,
-           " channels, got ", a.in_c);
+  check_weight_sums(op, weight);
   YN_CHECK(tiles >= 1 && blocks >= 1, op, ": tiles and blocks must be positive, got ", tiles, " and ", blocks);
   const cpu::QuantKernels& table = cpu::kernels().s8;
-  const std::int64_t all = cpu::conv_tiles23(a.out_h) * cpu::conv_tiles23(a.out_w);
-  const std::int64_t floats = table.winograd23_workspace(a, std::min(tiles, all));
+  const std::int64_t all = cpu::conv_tiles(a.out_h) * cpu::conv_tiles(a.out_w);
+  const std::int64_t floats = table.winograd43_workspace(a, std::min(tiles, all));
   if (workspace.is_none()) return floats;
   const TensorArg workspace_arg(workspace, op, "workspace");
   check_tensor(workspace_arg.view(), op, "workspace", DType::f32, {floats}, "(n,)");
   for_each_piece(all, tiles, conv.blocks, blocks,
-                 [&](auto... piece) { table.conv2d_winograd23(a, piece..., workspace_arg.view().as<float>()); });
+                 [&](auto... piece) { table.conv2d_winograd43(a, piece..., workspace_arg.view().as<float>()); });
   return floats;
 }
 
@@ -261,7 +276,7 @@ void bind_kernels(py::module_& module) {
              py::arg("offset"), py::arg("residual"), py::arg("out"), py::kw_only(), py::arg("stride"),
              py::arg("padding"), py::arg("relu"), py::arg("residual_multiplier"), py::arg("unsigned_input"),
              py::arg("rows"), py::arg("blocks"));
-  module.def("_run_conv2d_winograd23_s8", run_conv2d_winograd23_s8, py::arg("x"), py::arg("weight"),
+  module.def("_run_conv2d_winograd43_s8", run_conv2d_winograd43_s8, py::arg("x"), py::arg("weight"),
              py::arg("multiplier"), py::arg("offset"), py::arg("residual"), py::arg("out"), py::kw_only(),
              py::arg("relu"), py::arg("residual_multiplier"), py::arg("tiles"), py::arg("blocks"),
              py::arg("workspace"));

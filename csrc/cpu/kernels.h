@@ -117,14 +117,12 @@ struct QuantKernels {
   void (*dequantize)(const DequantizeArgs& args, std::int64_t pixel_begin, std::int64_t pixel_end);
 
   // Output tiles [tile_begin, tile_end) of blocks [block_begin, block_end) of a 3x3, stride 1, padding 1 by Winograd
-  // F(2x2,3x3) in int16: the same bits as conv2d_direct from the same weights. Tiles are 2x2 outputs in raster order,
-  // conv_tiles23(out_h) * conv_tiles23(out_w) of them, cut at the edges. in_c <= kWinograd23Channels, or sums leave
-  // int32. A call transforms the inputs of its tiles, and the weights of its blocks once for 48 tiles or more: threads
-  // had better share the tiles, or the blocks where there are few. workspace: winograd23_workspace(args, tiles) floats
-  // for calls of at most `tiles` tiles, contents undefined afterwards; it does not grow beyond some number of tiles.
-  // weight_sum and unsigned_input are not read.
-  std::int64_t (*winograd23_workspace)(const QuantConvArgs& args, std::int64_t tiles);
-  void (*conv2d_winograd23)(const QuantConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end,
+  // F(4x4,3x3) in int16: the same bits as conv2d_direct from the same weights. The magnitudes of an output channel's
+  // weights add up to kWinograd43WeightSum at most, or a sum may leave the 26 bits that it has. Tiles, what threads had
+  // better share, and workspace, winograd43_workspace(args, tiles) floats: as for the float twin. weight_sum and
+  // unsigned_input are not read.
+  std::int64_t (*winograd43_workspace)(const QuantConvArgs& args, std::int64_t tiles);
+  void (*conv2d_winograd43)(const QuantConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end,
                             std::int64_t block_begin, std::int64_t block_end, float* workspace);
 };
 
@@ -217,13 +215,12 @@ struct CpuKernels {
 // Internal linkage on purpose: an inline function that is not inlined (-O0) would be a weak symbol of the files built
 // for an instruction set, and the linker could give that copy to everyone.
 constexpr int kDflBins = 17;
-constexpr std::int64_t kWinograd23Channels = 3669;  // 4 * 9 * 128 * 127 times as many fit an int32
+constexpr std::int64_t kWinograd43WeightSum = 262143;  // 128 times as many are less than 2^25
 
 static inline std::int64_t letterbox_row_stride(const LetterboxArgs& args) { return (args.resized_w + 31) / 16 * 16; }
 static inline std::int64_t letterbox_workspace(const LetterboxArgs& args) { return 6 * letterbox_row_stride(args); }
 static inline std::int64_t conv_blocks(std::int64_t out_c, std::int64_t block) { return (out_c + block - 1) / block; }
 static inline std::int64_t conv_tiles(std::int64_t size) { return (size + 3) / 4; }
-static inline std::int64_t conv_tiles23(std::int64_t size) { return (size + 1) / 2; }
 static inline std::int64_t nms_workspace(std::int64_t max_kept) { return 6 * ((max_kept + 15) / 8 * 8); }
 
 // The table in use: the one named by YOLONAS_CPU_ISA, else the fastest that this processor can run. Chosen on the first

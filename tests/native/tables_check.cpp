@@ -172,9 +172,9 @@ Floats conv2d_s8(const cpu::CpuKernels& table) {
       table.s8.conv2d_direct(args, 0, 6, 0, blocks);
       std::vector<std::int8_t> winograd(y.size());
       args.y = winograd.data();
-      const std::int64_t tiles = cpu::conv_tiles23(6) * cpu::conv_tiles23(17);
-      Floats workspace(static_cast<std::size_t>(table.s8.winograd23_workspace(args, tiles)));
-      table.s8.conv2d_winograd23(args, 0, tiles, 0, blocks, workspace.data());
+      const std::int64_t tiles = cpu::conv_tiles(6) * cpu::conv_tiles(17);
+      Floats workspace(static_cast<std::size_t>(table.s8.winograd43_workspace(args, tiles)));
+      table.s8.conv2d_winograd43(args, 0, tiles, 0, blocks, workspace.data());
       if (winograd != y) report("the int8 convolutions differ", table.isa, 1, 0);
       all.insert(all.end(), y_f32.begin(), y_f32.end());
       all.insert(all.end(), y.begin(), y.end());

@@ -11,7 +11,7 @@ from harness import bits, guarded, guarded_empty, native
 
 from yolonas.ops import reference
 
-# Height, width, input and output channels. A tile is 2x2 outputs, eight tiles of a row are worked on together, vectors
+# Height, width, input and output channels. A tile is 4x4 outputs, four tiles of a row are worked on together, vectors
 # are 8 or 16 output channels and 16 or 32 input channels, and these go in fours.
 LAYERS = (
     (1, 1, 1, 1),
@@ -26,11 +26,11 @@ LAYERS = (
     (9, 10, 65, 48),
     (20, 20, 6, 72),
     (64, 66, 12, 10),  # more than one chunk of tiles
-    (3, 5, 700, 20),  # weights in more than one part
-    (14, 30, 260, 35),  # both
+    (3, 5, 400, 20),  # weights in more than one part
+    (30, 31, 260, 35),  # both
 )
 Layer = tuple[int, int, int, int]
-MOST_CHANNELS = 3669
+MOST_WEIGHT_SUM = 262143  # of an output channel, in magnitudes
 
 
 def random_layer(layer: Layer, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -53,9 +53,9 @@ def winograd(
     if out is None:
         out = np.full((*x.shape[:2], weight.shape[0]), 99, dtype)
     arguments = (x, weight, multiplier, offset, residual, out)
-    floats = native()._run_conv2d_winograd23_s8(*arguments, **settings, workspace=None)
+    floats = native()._run_conv2d_winograd43_s8(*arguments, **settings, workspace=None)
     workspace = guarded_empty((floats,), np.float32, front=front)
-    native()._run_conv2d_winograd23_s8(*arguments, **settings, workspace=workspace)
+    native()._run_conv2d_winograd43_s8(*arguments, **settings, workspace=workspace)
     return out
 
 
@@ -95,7 +95,7 @@ def test_the_same_bits_as_the_direct_kernel(isa: str, layer: Layer) -> None:
 
 
 def test_every_size_near_the_tile(isa: str) -> None:
-    for height, width in itertools.product(range(1, 7), range(1, 36)):
+    for height, width in itertools.product(range(1, 10), range(1, 38)):
         *arguments, _ = random_layer((height, width, 5, 17), 64 * height + width)
         assert_same(winograd(*arguments), plain(*arguments))
 
@@ -108,29 +108,46 @@ def test_every_number_of_channels(isa: str, dtype: Any) -> None:
         assert_same(winograd(*arguments, residual, **settings), plain(*arguments, residual, **settings))
 
 
-def worst_signs() -> np.ndarray:
-    """For each of the 16 points the signs of a kernel that make its transformed weight as large as it can be."""
-    transform = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]])
-    signs = np.einsum("ya,xb->yxab", transform, transform).reshape(16, 3, 3)
-    return np.where(signs == 0, 1, signs)
+INPUTS = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+WEIGHTS = np.array([[6, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 6]])
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 64, 1000, MOST_CHANNELS])
+def worst_signs(transform: np.ndarray) -> np.ndarray:
+    """For each of the 36 points the signs that make what is transformed as large as it can be there."""
+    signs = np.einsum("ya,xb->yxab", transform, transform).reshape(36, transform.shape[1], transform.shape[1])
+    return np.where(signs < 0, -1, 1)
+
+
+def worst_pictures(channels: int) -> np.ndarray:
+    """Tiles side by side whose inputs are the largest at any point, and others of one value."""
+    tiles = np.concatenate([worst_signs(INPUTS), np.ones((1, 6, 6), int), -np.ones((1, 6, 6), int)])
+    picture = np.full((9, 8 * len(tiles) + 1), -128, np.int8)
+    for i, tile in enumerate(tiles):
+        picture[3:, 8 * i + 3 : 8 * i + 9] = np.where(tile > 0, 127, -128)
+    return picture[:, :, None].repeat(channels, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 64, 229, 230, 700])
 def test_the_largest_sums_are_exact(isa: str, channels: int) -> None:
-    """Up to the most channels that are allowed no sum wraps around, with inputs that are the largest at any point."""
-    signs = worst_signs()
-    weight = np.concatenate([127 * signs, -127 * signs]).astype(np.int8)[:, :, :, None].repeat(channels, 3)
-    ones, zeros = np.ones(32, np.float32), np.zeros(32, np.float32)
-    rows, columns = np.meshgrid(range(3), range(5), indexing="ij")
-    most = 0
-    for pattern in (1 + 0 * rows, (-1) ** rows, (-1) ** columns, (-1) ** (rows + columns), (-1) ** (rows // 2)):
-        for low, high in ((-128, 127), (-128, -128), (127, -128), (127, 127)):
-            x = np.where(pattern > 0, low, high).astype(np.int8)[:, :, None].repeat(channels, 2)
-            expected = plain(x, weight, ones, zeros, relu=False, dtype=np.float32)
-            most = max(most, int(abs(expected).max()))
-            assert_same(winograd(x, weight, ones, zeros, relu=False, dtype=np.float32), expected)
-    assert most == np.float32(9 * 128 * 127 * channels)
-    assert 4 * 9 * 128 * 127 * channels < 2**31
+    """Up to the largest weights that are allowed no output wraps around, though sums on the way to it do."""
+    total, count = min(MOST_WEIGHT_SUM, 9 * 127 * channels), 9 * channels
+    magnitude = (total // count + (np.arange(count) < total % count)).reshape(3, 3, channels)
+    weight = (worst_signs(WEIGHTS)[:, :, :, None] * magnitude).astype(np.int8)
+    ones, zeros = np.ones(36, np.float32), np.zeros(36, np.float32)
+    settings: dict[str, Any] = {"relu": False, "dtype": np.float32}
+    x = worst_pictures(channels)
+    expected = plain(x, weight, ones, zeros, **settings)
+    assert abs(expected).max() == 128 * total
+    assert_same(winograd(x, weight, ones, zeros, **settings), expected)
 
 
 def test_all_values_at_every_tap(isa: str) -> None:
@@ -204,7 +221,7 @@ def test_workspace_does_not_grow_beyond_some_number_of_tiles(isa: str) -> None:
     def floats(height: int, tiles: int) -> int:
         arguments = (*random_layer((height, 64, 24, 8))[:4], None, np.empty((height, 64, 8), np.int8))
         settings: dict[str, Any] = {"relu": True, "residual_multiplier": 1.0, "blocks": 1, "workspace": None}
-        return native()._run_conv2d_winograd23_s8(*arguments, tiles=tiles, **settings)
+        return native()._run_conv2d_winograd43_s8(*arguments, tiles=tiles, **settings)
 
     sizes = [floats(64, tiles) for tiles in range(1, 1025)]
     assert sizes == sorted(sizes)
@@ -222,10 +239,12 @@ def test_wrong_arguments_are_named() -> None:
         given |= {"residual": None, "out": np.empty((4, 5, 6), np.int8), "relu": True, "residual_multiplier": 1.0}
         given |= {"tiles": 9, "blocks": 9, "workspace": None} | changes
         with pytest.raises(error, match=text):
-            native()._run_conv2d_winograd23_s8(**given)
+            native()._run_conv2d_winograd43_s8(**given)
 
-    deep = np.zeros((4, 5, MOST_CHANNELS + 1), np.int8), np.zeros((6, 3, 3, MOST_CHANNELS + 1), np.int8)
-    refused(ValueError, "x must have at most 3669 channels, got 3670", x=deep[0], weight=deep[1])
+    heavy = np.full((6, 3, 3, 230), 127, np.int8), np.zeros((4, 5, 230), np.int8)
+    heavy[0].reshape(6, -1)[:5, :6] = 0
+    text = "weight must have magnitudes that add up to at most 262143 in every output channel, got 262890 in channel 5"
+    refused(ValueError, text, weight=heavy[0], x=heavy[1])
     refused(ValueError, "weight must have a kernel of 3x3, got 2x3", weight=weight[:, :2].copy())
     refused(ValueError, "out must be as high and wide as x, got 3x5 for 4x5", out=np.empty((3, 5, 6), np.int8))
     refused(ValueError, "tiles and blocks must be positive, got 0 and 9", tiles=0)

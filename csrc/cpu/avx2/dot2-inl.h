@@ -30,6 +30,7 @@ struct Shorts {
 
 inline Shorts add(Shorts a, Shorts b) { return {_mm256_add_epi16(a.reg, b.reg)}; }
 inline Shorts sub(Shorts a, Shorts b) { return {_mm256_sub_epi16(a.reg, b.reg)}; }
+inline Shorts times4(Shorts a) { return {_mm256_slli_epi16(a.reg, 2)}; }
 
 inline Sums dot2(Sums acc, Shorts pair, Shorts w) {
   acc.reg = _mm256_add_epi32(acc.reg, _mm256_madd_epi16(pair.reg, w.reg));
@@ -40,4 +41,7 @@ inline Sums dot2(Sums acc, Shorts pair, Shorts w) {
 
 inline Sums add(Sums a, Sums b) { return {_mm256_add_epi32(a.reg, b.reg)}; }
 inline Sums sub(Sums a, Sums b) { return {_mm256_sub_epi32(a.reg, b.reg)}; }
-inline Sums quarter(Sums a) { return {_mm256_srai_epi32(a.reg, 2)}; }
+inline Sums times4(Sums a) { return {_mm256_slli_epi32(a.reg, 2)}; }
+inline Sums ninth(Sums a, int shift) {
+  return {_mm256_srai_epi32(_mm256_mullo_epi32(a.reg, _mm256_set1_epi32(0x38e38e39)), shift)};
+}

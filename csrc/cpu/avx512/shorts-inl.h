@@ -27,7 +27,12 @@ struct Shorts {
 
 inline Shorts add(Shorts a, Shorts b) { return {_mm512_add_epi16(a.reg, b.reg)}; }
 inline Shorts sub(Shorts a, Shorts b) { return {_mm512_sub_epi16(a.reg, b.reg)}; }
+inline Shorts times4(Shorts a) { return {_mm512_slli_epi16(a.reg, 2)}; }
 
 inline Sums add(Sums a, Sums b) { return {_mm512_add_epi32(a.reg, b.reg)}; }
 inline Sums sub(Sums a, Sums b) { return {_mm512_sub_epi32(a.reg, b.reg)}; }
-inline Sums quarter(Sums a) { return {_mm512_maskz_srai_epi32(0xffff, a.reg, 2)}; }
+inline Sums times4(Sums a) { return {_mm512_maskz_slli_epi32(0xffff, a.reg, 2)}; }
+inline Sums ninth(Sums a, int shift) {
+  const __m512i whole = _mm512_mullo_epi32(a.reg, _mm512_set1_epi32(0x38e38e39));
+  return {_mm512_maskz_srai_epi32(0xffff, whole, static_cast<unsigned>(shift))};
+}

@@ -37,7 +37,7 @@ namespace eight {
 #include "cpu/simd/conv2d_s8-inl.h"
 #include "cpu/simd/pool_s8-inl.h"
 #include "cpu/simd/quantize_s8-inl.h"
-#include "cpu/simd/winograd23_s8-inl.h"
+#include "cpu/simd/winograd43_s8-inl.h"
 
 }  // namespace
 
@@ -60,8 +60,8 @@ const CpuKernels kTable = {
     winograd_s2_workspace,
     conv2d_winograd_s2_f32,
     max_pool5_f32,
-    {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd23_s8_workspace,
-     conv2d_winograd23_s8},
+    {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd43_s8_workspace,
+     conv2d_winograd43_s8},
 };
 
 }  // namespace yolonas::cpu::avx512

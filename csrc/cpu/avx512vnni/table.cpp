@@ -22,12 +22,12 @@ namespace {
 #include "cpu/avx512vnni/shifted-inl.h"
 #include "cpu/simd/pool_s8-inl.h"
 #include "cpu/simd/quantize_s8-inl.h"
-#include "cpu/simd/winograd23_s8-inl.h"
+#include "cpu/simd/winograd43_s8-inl.h"
 
 }  // namespace
 
 extern const QuantKernels kTable;
 const QuantKernels kTable = {conv2d_direct_any_s8, conv2d_pointwise_any_s8, max_pool5_s8,        quantize_s8,
-                             dequantize_s8,        winograd23_s8_workspace, conv2d_winograd23_s8};
+                             dequantize_s8,        winograd43_s8_workspace, conv2d_winograd43_s8};
 
 }  // namespace yolonas::cpu::avx512vnni

@@ -35,18 +35,9 @@ struct Shorts {
 
 inline Shorts add(Shorts a, Shorts b) { return {a.half[0] + b.half[0], a.half[1] + b.half[1]}; }
 inline Shorts sub(Shorts a, Shorts b) { return {a.half[0] - b.half[0], a.half[1] - b.half[1]}; }
+inline Shorts times4(Shorts a) { return {a.half[0] * 4, a.half[1] * 4}; }
 
-// acc[lane] + x[2 * lane] * w[2 * lane] + x[2 * lane + 1] * w[2 * lane + 1].
-inline Sums dot2(Sums acc, const Shorts& x, const Shorts& w) {
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-    const Longs input = reinterpret_cast<Longs>(x.half[half]), weight = reinterpret_cast<Longs>(w.half[half]);
-    acc.half[half] += ((input << 16) >> 16) * ((weight << 16) >> 16) + (input >> 16) * (weight >> 16);
-  }
-  return acc;
-}
-
-// Modulo 2^32.
+// Sums are modulo 2^32.
 typedef std::uint32_t UnsignedLongs __attribute__((vector_size(16)));
 inline Longs add_longs(Longs a, Longs b) {
   return reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a) + reinterpret_cast<UnsignedLongs>(b));
@@ -54,6 +45,28 @@ inline Longs add_longs(Longs a, Longs b) {
 inline Longs sub_longs(Longs a, Longs b) {
   return reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a) - reinterpret_cast<UnsignedLongs>(b));
 }
+
+// acc[lane] + x[2 * lane] * w[2 * lane] + x[2 * lane + 1] * w[2 * lane + 1]. The sum of the two fits an int32.
+inline Sums dot2(Sums acc, const Shorts& x, const Shorts& w) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    const Longs input = reinterpret_cast<Longs>(x.half[half]), weight = reinterpret_cast<Longs>(w.half[half]);
+    const Longs low = ((input << 16) >> 16) * ((weight << 16) >> 16), high = (input >> 16) * (weight >> 16);
+    acc.half[half] = add_longs(acc.half[half], low + high);
+  }
+  return acc;
+}
+
 inline Sums add(Sums a, Sums b) { return {add_longs(a.half[0], b.half[0]), add_longs(a.half[1], b.half[1])}; }
 inline Sums sub(Sums a, Sums b) { return {sub_longs(a.half[0], b.half[0]), sub_longs(a.half[1], b.half[1])}; }
-inline Sums quarter(Sums a) { return {a.half[0] >> 2, a.half[1] >> 2}; }
+inline Sums times4(Sums a) {
+  const UnsignedLongs four = {4, 4, 4, 4};
+  return {reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[0]) * four),
+          reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[1]) * four)};
+}
+// What a is 9 << shift times of, modulo 2^32.
+inline Sums ninth(Sums a, int shift) {
+  const UnsignedLongs inverse = {0x38e38e39, 0x38e38e39, 0x38e38e39, 0x38e38e39};  // 9 * 0x38e38e39 = 2^33 + 1
+  return {reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[0]) * inverse) >> shift,
+          reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[1]) * inverse) >> shift};
+}

@@ -15,7 +15,7 @@
 #include "cpu/simd/pool_s8-inl.h"
 #include "cpu/simd/quantize_s8-inl.h"
 #include "cpu/simd/winograd-inl.h"
-#include "cpu/simd/winograd23_s8-inl.h"
+#include "cpu/simd/winograd43_s8-inl.h"
 // (and)
 #include "cpu/simd/winograd43-inl.h"
 #include "cpu/simd/winograd_s2-inl.h"
@@ -39,7 +39,7 @@ constexpr CpuKernels table_of(const char* isa) {
       winograd_s2_workspace,
       conv2d_winograd_s2_f32,
       max_pool5_f32,
-      {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd23_s8_workspace,
-       conv2d_winograd23_s8},
+      {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd43_s8_workspace,
+       conv2d_winograd43_s8},
   };
 }
