@@ -24,6 +24,8 @@ ROWS = [
     {"val_setup"},
     {"writer", "predict", "val_pipeline", "val_report"},
     {"val", "merge"},
+    {"quantize_setup"},
+    {"quantize"},
     {"model"},
     {"cli"},
     {"__main__"},

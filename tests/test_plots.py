@@ -12,7 +12,17 @@ import pytest
 
 from yolonas.config import COCO_NAMES
 from yolonas.draw import PALETTE
-from yolonas.plots import confusion, curves, figure, mosaic, plot_confidence_curve, plot_confusion_matrix, plot_pr_curve
+from yolonas.plots import (
+    confusion,
+    curves,
+    figure,
+    mosaic,
+    plot_confidence_curve,
+    plot_confusion_matrix,
+    plot_pr_curve,
+    plot_sensitivity,
+    sensitivity,
+)
 
 ODD_NAMES = [
     "$x^2$ and $", "_hidden", "\u65e5\u672c\u8a9e", "a\nb\tc", "W" * 60, "", "caf\u00e9", "x" * 10**6, "\udcff bad",
@@ -49,6 +59,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(curves, "save", keep)
     monkeypatch.setattr(confusion, "save", keep)
+    monkeypatch.setattr(sensitivity, "save", keep)
     return kept
 
 
@@ -322,7 +333,55 @@ def draw_all(folder: Path) -> list[np.ndarray]:
     plot_confidence_curve(folder / "c.png", *some_curves(40)[:2], names_of(40), ylabel="F1", best=True)
     plot_confusion_matrix(folder / "d.png", some_matrix(5), names_of(5), normalize=False, note="note")
     plot_confusion_matrix(folder / "e.png", some_matrix(5), names_of(5), normalize=True)
-    return [cv2.imread(str(folder / f"{name}.png")) for name in "abcde"]
+    plot_sensitivity(folder / "f.png", *some_losses(9), {"layer 2"})
+    return [cv2.imread(str(folder / f"{name}.png")) for name in "abcdef"]
+
+
+# --- what quantising costs
+
+
+def some_losses(count: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    cls = np.sort(rng.uniform(15, 60, count))
+    names = [f"layer {number}" for number in range(count)]
+    return names, cls, cls + rng.uniform(-1, 9, count), rng.normal(0, 0.3, count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 39, 40, 41, 300])
+def test_losses_of_any_number_of_layers(count: int, tmp_path: Path, figures: list[Any]) -> None:
+    names, cls, box, drops = some_losses(count)
+    plot_sensitivity(tmp_path / "a.png", names, cls, box, drops, names[1:3], note="64 pictures of cells val")
+    plot_sensitivity(tmp_path / "b.png", names, cls, box)
+    for drawn in figures:
+        check_texts(drawn)
+        found = texts(drawn)
+        assert ("layer 40" in found) is False
+        assert [f"layer {number}" in found for number in range(min(count, 40))] == [True] * min(count, 40)
+        assert any(text.startswith(f"the 40 most sensitive of {count} layers") for text in found) == (count > 40)
+    with_drops, without = map(texts, figures)
+    assert ("stays in float" in with_drops) == (count > 1)
+    assert "mAP50-95" in with_drops
+    assert "mAP50-95" not in without
+    for number in range(min(count, 5)):
+        shown = f"{-drops[number]:+.2f}"
+        assert (shown if abs(drops[number]) >= 0.005 else "0.00") in with_drops
+
+
+def test_losses_that_are_extreme_or_oddly_named(tmp_path: Path, figures: list[Any]) -> None:
+    names = ["a" * 300, "$x$", "heads.head1.cls_convs+reg_convs", "b", "c"]
+    box = [np.inf, -np.inf, np.nan, 30.0, np.inf]
+    plot_sensitivity(tmp_path / "a.png", names, [20.0, -np.inf, 25.0, np.inf, np.inf], box, [50.0, -9.0, np.nan, 0, 0])
+    plot_sensitivity(tmp_path / "b.png", names[:1], [np.inf], [np.inf], [0.0])
+    for drawn in figures:
+        check_texts(drawn)
+    assert "-50.00" in texts(figures[0])
+
+
+def test_losses_check_their_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must have 2 values"):
+        plot_sensitivity(tmp_path / "a.png", ["a", "b"], [1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="at least one"):
+        plot_sensitivity(tmp_path / "a.png", [], [], [])
 
 
 def test_the_callers_style_changes_nothing(tmp_path: Path) -> None:

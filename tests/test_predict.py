@@ -457,8 +457,13 @@ def test_half_on_the_cpu_runs_in_float(recipe: NAS, picture: np.ndarray, caplog:
     assert "running in fp32 on the CPU" in caplog.text
 
 
+def test_int8_needs_a_quantised_network(recipe: NAS, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"quantize='int8' needs a quantised network; make one with NAS.quantize"):
+        recipe.predict(picture, quantize=8, imgsz=64, verbose=False)
+
+
 def test_what_is_not_there_yet_says_so(recipe: NAS) -> None:
-    for name in ("export", "quantize", "train", "benchmark", "track", "embed"):
+    for name in ("export", "train", "benchmark", "track", "embed"):
         with pytest.raises(NotImplementedError, match=f"{name} is not in this version"):
             getattr(recipe, name)()
     with pytest.raises(NotImplementedError, match="embeddings"):

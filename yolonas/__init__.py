@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError, SourceError, WeightsNotFoundError
+from .errors import CheckpointError, QuantizationError, SourceError, WeightsNotFoundError
 
 if TYPE_CHECKING:
     from .model import NAS
     from .results import Boxes, Results
 
 __version__ = "0.1.0"
-__all__ = ["NAS", "Boxes", "CheckpointError", "Results", "SourceError", "WeightsNotFoundError", "__version__"]
+__all__ = [
+    "NAS",
+    "Boxes",
+    "CheckpointError",
+    "QuantizationError",
+    "Results",
+    "SourceError",
+    "WeightsNotFoundError",
+    "__version__",
+]
 
 _LAZY = {"NAS": "model", "Boxes": "results", "Results": "results"}
 

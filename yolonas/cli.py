@@ -24,7 +24,7 @@ LOGGER = logging.getLogger("yolonas")
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-NOT_YET = ("export", "quantize", "train", "track", "benchmark")
+NOT_YET = ("export", "train", "track", "benchmark")
 TASKS = ("detect",)
 VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
 
@@ -186,6 +186,30 @@ def val(values: dict[str, Any]) -> int:
     return FAILED if metrics.left_out else OK
 
 
+def quantize(values: dict[str, Any]) -> int:
+    from .model import NAS
+    from .quantize import QuantizeOptions
+
+    model = values.pop("model", None)
+    if model is None:
+        model = "yolo_nas_s.pt"
+        LOGGER.warning("quantize: no model given, using model=%s", model)
+    # Before the weights are loaded, as for predict.
+    options = QuantizeOptions.of(**values)
+    if options.verbose:
+        print(_headline(model))
+    detector = NAS(model).fuse()
+    if options.verbose:
+        detector.info()
+    kept = {item.name: getattr(options, item.name) for item in fields(options) if not item.metadata["ignored"]}
+    try:
+        card = detector.quantize(**kept).card
+    except KeyboardInterrupt:
+        print("interrupted; nothing is half-written", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if card.evaluation["left_out"] or card.calibration["left_out"] else OK
+
+
 def merge(values: dict[str, Any]) -> int:
     from .merge import merge as merge_parts
     from .options import build
@@ -279,6 +303,7 @@ def version(values: dict[str, Any]) -> int:
 
 def show_help(values: dict[str, Any]) -> int:
     from .predict import PredictOptions
+    from .quantize import QuantizeOptions
     from .val import ValOptions
 
     print(f"""yolonas {__version__}: YOLO-NAS detectors
@@ -286,6 +311,7 @@ def show_help(values: dict[str, Any]) -> int:
   yolonas predict model=yolo_nas_s.pt source=bus.jpg       detect objects in pictures, videos, folders, streams
   yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
   yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
+  yolonas quantize model=FILE data=cells.yaml              an INT8 network, and a card of what it costs
   yolonas info    model=FILE [detailed] [imgsz=640] [plan] what a weights file holds; plan: the engine's steps, timed
                                                            (with tune: after choosing by measuring, see predict)
   yolonas checks                                           versions, CPU kernels, devices
@@ -294,7 +320,7 @@ def show_help(values: dict[str, Any]) -> int:
   not in this version yet: {", ".join(NOT_YET)}
 
 Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file.""")
-    for mode, kind in (("predict", PredictOptions), ("val", ValOptions)):
+    for mode, kind in (("predict", PredictOptions), ("val", ValOptions), ("quantize", QuantizeOptions)):
         print(f"\n{mode} takes:\n")
         for item in fields(kind):  # type: ignore[arg-type]
             if item.name == "stream" or item.metadata["ignored"]:
@@ -308,7 +334,7 @@ Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a 
 def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
     def run(values: dict[str, Any]) -> int:
         print(
-            f"yolonas: '{mode}' is not in this version yet; predict, val, info, checks, version and help are",
+            f"yolonas: '{mode}' is not in this version yet; predict, val, quantize, info, checks, version and help are",
             file=sys.stderr,
         )
         return FAILED
@@ -319,6 +345,7 @@ def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
 COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "predict": predict,
     "val": val,
+    "quantize": quantize,
     "merge": merge,
     "info": info,
     "checks": checks,
@@ -338,6 +365,11 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val import legacy_names as old_names
 
         return ("model", *(item.name for item in fields(ValOptions)), *old_names())
+    if mode == "quantize":
+        from .quantize import QuantizeOptions
+        from .quantize import legacy_names as ignored_names
+
+        return ("model", *(item.name for item in fields(QuantizeOptions)), *ignored_names())
     if mode == "merge":
         from .val_report import ReportOptions
 
@@ -374,8 +406,8 @@ def _plain(token: str) -> str:
 
 
 def _verbatim(key: str, value: str) -> str | list[Any]:
-    """The text as it is, but for sources in brackets, with or without quotes (a shell takes them away)."""
-    if key != "source" or not re.fullmatch(r"\[.*\]", value):
+    """The text as it is, but for pictures in brackets, with or without quotes (a shell takes them away)."""
+    if key not in ("source", "data") or not re.fullmatch(r"\[.*\]", value):
         return value
     listed = _literal(value)
     if isinstance(listed, list):

@@ -13,3 +13,7 @@ class WeightsNotFoundError(CheckpointError, FileNotFoundError):
 
 class SourceError(ValueError):
     """A picture, video or stream that cannot be opened or read; the text names it and the reason."""
+
+
+class QuantizationError(RuntimeError):
+    """A quantisation that cannot be as accurate as was asked for; the text has the table of what was tried."""

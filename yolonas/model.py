@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .native_engine import NativeEngine
     from .nn import YoloNAS
     from .predict import Predictor
+    from .quantization.card import Card
     from .results import Results
 
 LOGGER = logging.getLogger("yolonas")
@@ -47,6 +48,7 @@ class NAS:
             boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`. Of a compiled file a `CompiledNetwork`.
         names: class names by number. preprocess: the input convention. settings: the thresholds that the file says.
         ckpt_path: the file, or None. predictor: the latest `predict` run, or None. metrics: of the latest `val` run.
+        card: what a network that `quantize` returned costs; of others None.
 
     Raises:
         CheckpointError: the file cannot be used. WeightsNotFoundError: there is no such file.
@@ -68,6 +70,7 @@ class NAS:
         self.overrides: dict[str, Any] = {}
         self.predictor: Predictor | None = None
         self.metrics: DetMetrics | None = None
+        self.card: Card | None = None
         self._engines = Engines()
         self._callbacks: dict[str, list[Callable[[Any], None]]] = {event: [] for event in EVENTS}
         if isinstance(model, str | os.PathLike):
@@ -128,7 +131,7 @@ class NAS:
             names = names_of_yaml(chosen.data, len(names))
         preprocess = preprocess_of(chosen, self.preprocess)
         self.predictor = Predictor(
-            self._engine_for(chosen.device, half=chosen.quantize == "fp16", name=chosen.engine),
+            self._engine_for(chosen.device, half=self._runs_half(chosen.quantize), name=chosen.engine),
             preprocess,
             names,
             settings_of(chosen, self.settings),
@@ -165,7 +168,7 @@ class NAS:
             raise NotImplementedError("val: validator must be None; subclassing the validator is not supported")
         chosen = ValOptions.of(**{**self.overrides, **options})
         run = Validator(
-            self._engine_for(chosen.device, half=chosen.quantize == "fp16", name=chosen.engine),
+            self._engine_for(chosen.device, half=self._runs_half(chosen.quantize), name=chosen.engine),
             dict(self.names),
             self.preprocess,
             self._weights_digest(),
@@ -175,6 +178,33 @@ class NAS:
         )
         self.metrics = run.run()
         return self.metrics
+
+    def quantize(self, **options: Any) -> NAS:
+        """An INT8 network, made with ranges from pictures; this one stays as it is.
+
+        Args:
+            options: see `quantize.QuantizeOptions`; `data` names a data set or pictures.
+
+        Returns:
+            A new `NAS` whose `ckpt_path` is the file that was written, and whose `card` says what it costs: mAP of the
+            float and of the integer network on the data given, milliseconds, bytes, layers in float.
+
+        Raises:
+            ValueError: an option is wrong, the network is quantised already, or the data cannot be used.
+            FileNotFoundError: there is no such data set. SourceError: not one picture could be used.
+            QuantizationError: `max_map_drop` cannot be met.
+        """
+        from .quantize import QuantizeOptions, Quantizer
+
+        if self._is_compiled:
+            raise ValueError("quantize: model must be a checkpoint, got a compiled file; load what it was made from")
+        chosen = QuantizeOptions.of(**options)
+        source = str(self.ckpt_path or self.model.variant.model_name)
+        run = Quantizer(self.model, dict(self.names), self.preprocess, self.settings, source, chosen)
+        quantized = NAS(run.run(), names=run.names)
+        quantized.preprocess, quantized.settings = run.preprocess, self.settings
+        quantized.ckpt_path, quantized.card = run.path, run.card
+        return quantized
 
     def info(
         self,
@@ -218,6 +248,7 @@ class NAS:
             weights = resolve_weights(weights)
         path = Path(weights).expanduser()
         self._engines = Engines()
+        self.card = None
         if is_compiled(path):
             compiled = read_compiled(path)
             self.model: YoloNAS | CompiledNetwork = compiled.network
@@ -308,10 +339,6 @@ class NAS:
         """Not in this version."""
         raise _not_yet("export")
 
-    def quantize(self, *_: Any, **__: Any) -> Any:
-        """Not in this version."""
-        raise _not_yet("quantize")
-
     def train(self, *_: Any, **__: Any) -> Any:
         """Not in this version."""
         raise _not_yet("train")
@@ -361,6 +388,18 @@ class NAS:
             self.model, self.overrides.get("device") if device is None else device, half=half, name=name
         )
 
+    def _runs_half(self, precision: str | None) -> bool:
+        """Whether to run in float16. An INT8 network is made by `quantize` and runs as such, whatever is asked for."""
+        quantized = self.model.is_quantized if self._is_compiled else bool(self.model.activation_scales)
+        if precision == "int8" and not quantized:
+            raise ValueError(
+                "quantize='int8' needs a quantised network; make one with NAS.quantize(data=...) or "
+                "'yolonas quantize model=... data=...'"
+            )
+        if precision in ("fp16", "fp32") and quantized:
+            LOGGER.warning("quantize=%r has no effect: the network is quantised and runs in int8", precision)
+        return precision == "fp16" and not quantized
+
     def _weights_digest(self) -> str:
         """What tells these weights from others: the SHA-256 of the parameters, which may differ from their file's."""
         import hashlib
@@ -397,7 +436,7 @@ def _collect(results: Iterator[Results]) -> list[Results]:
 
 
 def _not_yet(what: str) -> NotImplementedError:
-    have = "predict, val, info, fuse and save"
+    have = "predict, val, quantize, info, fuse and save"
     return NotImplementedError(
         f"{what} is not in this version of yolonas, which has {have} for {', '.join(VARIANTS)} models"
     )

@@ -23,6 +23,7 @@ PROTOCOLS = ("sg", "ultralytics")  # whose pre-processing and thresholds
 
 ENGINES = ("native", "torch")  # what can run a network
 ENGINE_HELP = "'native': this library's own, on CPUs; 'torch': the plain modules (default: native on CPUs)"
+PRECISION_HELP = "precision: 32/'fp32', 16/'fp16' (on GPUs), 8/'int8' (of a network from 'yolonas quantize')"
 TUNE_HELP = "native engine: measure once what runs fastest on this machine, and keep it"
 
 PRECISIONS = {
@@ -140,12 +141,10 @@ def text(name: str, value: Any) -> str:
 
 
 def precision(name: str, value: Any) -> str:
-    """Bits, or a name of the precision: "fp32" or "fp16"."""
+    """Bits, or a name of the precision: "fp32", "fp16" or "int8"."""
     key = value.lower() if isinstance(value, str) else value
     if not isinstance(key, int | str) or isinstance(key, bool) or key not in PRECISIONS:
         raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
-    if PRECISIONS[key] == "int8":
-        raise NotImplementedError(f"{name}={value!r}: int8 is not in this version yet; use 'fp32' or 'fp16'")
     return PRECISIONS[key]
 
 
@@ -160,6 +159,11 @@ def one_of(*choices: str) -> Check:
         return str(value)
 
     return check
+
+
+def data_split(name: str, value: Any) -> str:
+    """A part of a data set."""
+    return one_of("train", "val", "test")(name, {"validation": "val", "valid": "val"}.get(str(value), value))
 
 
 def image_size(name: str, value: Any) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from .errors import SourceError
 from .options import (
     ENGINE_HELP,
     ENGINES,
+    PRECISION_HELP,
     PROTOCOLS,
     TUNE_HELP,
     anything,
@@ -65,7 +66,7 @@ class PredictOptions:
         "sg", one_of(*PROTOCOLS), "'sg': as trained; 'ultralytics': its letterbox and one label a box"
     )
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
-    quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    quantize: str | None = option(None, precision, PRECISION_HELP)
     engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
     tune: bool = option(False, flag, TUNE_HELP)
     batch: int = option(1, whole(1, 4096), "pictures per network call, for folders, videos and lists")

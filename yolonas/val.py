@@ -21,11 +21,13 @@ from .journal import MAX_SHARDS, RUNNING, Journal, JournalError, Skipped, check_
 from .options import (
     ENGINE_HELP,
     ENGINES,
+    PRECISION_HELP,
     PROTOCOLS,
     TUNE_HELP,
     anything,
     build,
     class_list,
+    data_split,
     flag,
     image_size,
     one_of,
@@ -64,10 +66,6 @@ def _shard(name: str, value: Any) -> tuple[int, int]:
     return number, count
 
 
-def _split(name: str, value: Any) -> str:
-    return one_of("train", "val", "test")(name, {"validation": "val", "valid": "val"}.get(str(value), value))
-
-
 def _resume(name: str, value: Any) -> bool | str:
     return value if isinstance(value, str) and value else flag(name, value)
 
@@ -77,7 +75,7 @@ class ValOptions(ReportOptions):
     """Settings of `val`. None means what the checkpoint or the protocol says."""
 
     data: str | None = option(None, text, "data yaml, COCO json, folder, zip, or a name such as coco8.yaml")
-    split: str = option("val", _split, "which part of the data: train, val or test")
+    split: str = option("val", data_split, "which part of the data: train, val or test")
     images: str | None = option(None, text, "folder of the pictures of a COCO json (default: found beside it)")
     annotations: str | None = option(
         None,
@@ -101,7 +99,7 @@ class ValOptions(ReportOptions):
     single_cls: bool = option(False, flag, "all classes count as one")
     agnostic_nms: bool = option(False, flag, "NMS across classes")
     device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0', 'mps' (default: a GPU if there is one)")
-    quantize: str | None = option(None, precision, "precision: 32/'fp32' or 16/'fp16' (on GPUs)")
+    quantize: str | None = option(None, precision, PRECISION_HELP)
     engine: str | None = option(None, one_of(*ENGINES), ENGINE_HELP)
     tune: bool = option(False, flag, TUNE_HELP)
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 4)")

@@ -48,14 +48,16 @@ class _Prepared:
 
 
 class Pipeline:
-    """Takes the pictures of a setup from their files into a journal and an evaluator.
+    """Takes the pictures of a setup from their files into an evaluator, and into a journal where there is one.
 
     Attributes:
-        seen: pictures in the journal and the evaluator, which follow the network by up to three batches.
+        seen: pictures in the evaluator and the journal, which follow the network by up to three batches.
         skipped: those that could not be used.
     """
 
-    def __init__(self, setup: ValSetup, engine: TorchEngine | NativeEngine, journal: Journal, evaluator: Evaluator):
+    def __init__(
+        self, setup: ValSetup, engine: TorchEngine | NativeEngine, journal: Journal | None, evaluator: Evaluator
+    ):
         self.seen = 0
         self.skipped: list[Skipped] = []
         self._setup, self._engine, self._journal, self._evaluator = setup, engine, journal, evaluator
@@ -63,6 +65,7 @@ class Pipeline:
 
     def read_back(self) -> int:
         """Takes over what an interrupted run has written to the journal; returns how many pictures that are."""
+        assert self._journal is not None
         for entry in read_entries(self._journal.path):
             if isinstance(entry, Entry):
                 try:
@@ -81,7 +84,8 @@ class Pipeline:
         order = [(index, batch.frame) for batch in batches for index in batch.indices]
         for skipped in setup.unreadable:
             self._leave_out(skipped)
-        self._journal.add(setup.unreadable)
+        if self._journal is not None:
+            self._journal.add(setup.unreadable)
         if not order:
             return
         ahead = OrderedMap(
@@ -151,7 +155,8 @@ class Pipeline:
                 entries.append(Skipped(item.index, item.path, item.error))
             else:
                 entries.append(Entry(self._record(item, next(rows), (*item.ms, ms, after)), item.path))
-        self._journal.add(entries)
+        if self._journal is not None:
+            self._journal.add(entries)
         for entry in entries:
             if isinstance(entry, Skipped):
                 self._leave_out(entry)

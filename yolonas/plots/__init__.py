@@ -1,9 +1,10 @@
-"""Pictures of an evaluation: curves, confusion matrices, mosaics. Arrays in, files or arrays out; no metrics."""
+"""Pictures of results: curves, confusion matrices, mosaics, costs of quantising. Arrays in, files or arrays out."""
 
 from __future__ import annotations
 
 from .confusion import plot_confusion_matrix
 from .curves import plot_confidence_curve, plot_pr_curve
 from .mosaic import mosaic
+from .sensitivity import plot_sensitivity
 
-__all__ = ["mosaic", "plot_confidence_curve", "plot_confusion_matrix", "plot_pr_curve"]
+__all__ = ["mosaic", "plot_confidence_curve", "plot_confusion_matrix", "plot_pr_curve", "plot_sensitivity"]
