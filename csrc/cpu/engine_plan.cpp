@@ -93,7 +93,11 @@ std::vector<Algorithm> algorithms_of(const Step& step, const ConvSizes& args, in
   if (step.op == Op::max_pool5) return {Algorithm::max_pool};
   if (step.op == Op::quantize) return {Algorithm::quantize};
   if (step.op == Op::dequantize) return {Algorithm::dequantize};
-  if (forced >= 0) return {static_cast<Algorithm>(forced)};
+  if (forced >= 0) {
+    const auto algorithm = static_cast<Algorithm>(forced);
+    // An error of floats is the user's to allow; sums of integers would be wrong.
+    return {step.is_integer() && !is_exact_enough(step, algorithm) ? Algorithm::direct : algorithm};
+  }
   Algorithm first = choose_algorithm(args, step.is_integer(), table);
   if (!is_exact_enough(step, first)) first = Algorithm::direct;
   std::vector<Algorithm> all{first};
@@ -137,6 +141,13 @@ float buffer_scale(const Graph& graph, const View& view) {
   return graph.buffers[static_cast<std::size_t>(view.buffer)].scale;
 }
 
+// Of an integer job, with its sizes.
+QuantConvArgs quant_args(const Job& job) {
+  QuantConvArgs args = job.quant;
+  static_cast<ConvSizes&>(args) = job.args;
+  return args;
+}
+
 // Without sizes, inputs and outputs.
 QuantConvArgs quant_args_of(const Step& step, const ConvArgs& sizes, const PackedWeights& weights, std::size_t index) {
   QuantConvArgs args{};
@@ -147,6 +158,15 @@ QuantConvArgs quant_args_of(const Step& step, const ConvArgs& sizes, const Packe
   args.residual_stride = sizes.residual_stride;
   args.relu = step.relu;
   return args;
+}
+
+// Floats that a thread needs.
+std::int64_t workspace_of(const Job& job, const CpuKernels& table) {
+  const std::int64_t tiles = job.cut.unit_step;
+  if (job.algorithm == Algorithm::winograd_s2) return table.winograd_s2_workspace(job.args, tiles);
+  if (job.algorithm != Algorithm::winograd43) return 0;
+  return job.integer ? table.s8.winograd43_workspace(quant_args(job), tiles)
+                     : table.winograd43_workspace(job.args, tiles);
 }
 
 struct Piece {
@@ -187,9 +207,8 @@ void run_float(const CpuKernels& table, const Job& job, const Piece& piece, void
 }
 
 void run_integer(const CpuKernels& table, const Job& job, const Piece& piece, void* const* buffers,
-                 std::int64_t picture, float*) {
-  QuantConvArgs args = job.quant;
-  static_cast<ConvSizes&>(args) = job.args;
+                 std::int64_t picture, float* workspace) {
+  QuantConvArgs args = quant_args(job);
   args.x = at<std::int8_t>(job.x, buffers, picture);
   if (job.int8_out) {
     args.y = at<std::int8_t>(job.y, buffers, picture);
@@ -200,6 +219,8 @@ void run_integer(const CpuKernels& table, const Job& job, const Piece& piece, vo
   switch (job.algorithm) {
     case Algorithm::pointwise:
       return table.s8.conv2d_pointwise(args, piece.unit, piece.unit_end, piece.block, piece.block_end);
+    case Algorithm::winograd43:
+      return table.s8.conv2d_winograd43(args, piece.unit, piece.unit_end, piece.block, piece.block_end, workspace);
     case Algorithm::upsample: {
       const QuantConvArgs whole = args;
       for (std::int64_t row = piece.unit; row < piece.unit_end; ++row) {
@@ -312,10 +333,8 @@ Plan make_plan(const Graph& graph, const engine::InputSize& size, const Choices&
       step_plan.jobs.push_back(job);
     }
     for (const Job& one : step_plan.jobs) step_plan.pieces += one.pieces();
-    std::int64_t workspace = 0;
-    if (job.algorithm == Algorithm::winograd43) workspace = table.winograd43_workspace(job.args, job.cut.unit_step);
-    if (job.algorithm == Algorithm::winograd_s2) workspace = table.winograd_s2_workspace(job.args, job.cut.unit_step);
-    plan.workspace_floats = std::max(plan.workspace_floats, engine::round_up(workspace, engine::kAlignFloats));
+    plan.workspace_floats =
+        std::max(plan.workspace_floats, engine::round_up(workspace_of(job, table), engine::kAlignFloats));
     plan.steps.push_back(std::move(step_plan));
   }
   return plan;

@@ -1,6 +1,8 @@
 #include "cpu/engine_weights.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <limits>
 #include <utility>
 
 #include "core/parallel.h"
@@ -152,11 +154,32 @@ void PackedWeights::unpack(std::size_t index, Step& step) const {
   step.bias.assign(bias(index), bias(index) + out_c);
 }
 
+namespace {
+
+// Whether Winograd's form of an integer step is exact: see QuantKernels.
+bool has_exact_winograd(const Step& step) {
+  const std::size_t outputs = step.bias.size(), depth = step.weight_s8.size() / outputs;
+  const std::int8_t* weight = step.weight_s8.data();
+  for (std::size_t k = 0; k < outputs; ++k, weight += depth) {
+    std::int64_t sum = 0;
+    for (std::size_t d = 0; d < depth; ++d) sum += std::abs(weight[d]);
+    if (sum > kWinograd43WeightSum) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 void estimate_errors(engine::Graph& graph) {
   parallel_for(static_cast<std::int64_t>(graph.steps.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       Step& step = graph.steps[i];
-      if (step.op != Op::conv || step.is_integer() || step.kernel != 3 || step.winograd_error >= 0) continue;
+      if (step.op != Op::conv || step.kernel != 3) continue;
+      if (step.is_integer()) {
+        step.winograd_error = has_exact_winograd(step) ? 0 : std::numeric_limits<double>::infinity();
+        continue;
+      }
+      if (step.winograd_error >= 0) continue;
       step.winograd_error = winograd_error(step.weight.data(), step.output.channels, step.input.channels, step.stride);
     }
   });

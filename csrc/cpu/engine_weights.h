@@ -61,7 +61,8 @@ class PackedWeights {
 // and random layers have 1e-6; some layers in a row add theirs.
 inline constexpr double kLargestError = 2e-5;
 
-// Fills Step::winograd_error where a step could take that form and it is not known yet. On all threads.
+// Fills Step::winograd_error where a step could take that form and it is not known yet; 0 or infinity for an integer
+// step, whatever is there: its form may not be taken where a sum could be wrong. On all threads.
 void estimate_errors(engine::Graph& graph);
 
 }  // namespace yolonas::cpu

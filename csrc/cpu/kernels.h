@@ -124,6 +124,10 @@ struct QuantKernels {
   std::int64_t (*winograd43_workspace)(const QuantConvArgs& args, std::int64_t tiles);
   void (*conv2d_winograd43)(const QuantConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end,
                             std::int64_t block_begin, std::int64_t block_end, float* workspace);
+
+  // To choose by: how much slower than its float twin it is, both against their direct forms, with many input channels;
+  // and the number of input channels with which that doubles.
+  double winograd43_slower, winograd43_channels;
 };
 
 struct CpuKernels {

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_graphs import make, outputs_for, picture, same
+from engine_graphs import conv, make, outputs_for, picture, same
 from harness import ISAS, guarded, guarded_empty, native, runs_here, using_isa, using_threads
-from int8_graphs import GRAPH, INTEGERS, Graph, graph, interpret
+from int8_graphs import GRAPH, INTEGERS, Graph, convert, graph, integer, interpret
 
 
 @pytest.fixture(params=ISAS)
@@ -54,6 +54,20 @@ def test_every_algorithm_gives_the_same_bits(isa: str) -> None:
     ):
         engine.set_choices(48, 80, 1, list(choices))
         assert same(run(engine, INTEGERS, x), expected)
+
+
+def test_winograd_is_left_where_its_sums_could_be_wrong(isa: str) -> None:
+    """All weights at their limit: 127 * 9 channels * 230 is more than a sum of Winograd's form may hold."""
+    x = picture(1, 16, 16)
+    for channels, exact in ((229, True), (230, False)):
+        step = integer(conv("wide", (1, 0, channels), (2, 0, 8), 3))
+        step["weight"] = np.full_like(step["weight"], 127)
+        steps = [convert("quantize", "in", (0, 0, 3), (1, 0, channels)), step]
+        graph = [(0, 3), (0, channels, 0.01), (0, 8)], steps, [{"cls": (2, 0, 4), "reg": (2, 4, 4), "stride": 1}]
+        engine = make(graph)
+        engine.set_algorithm("wide", "winograd43")
+        assert engine.plan(16, 16)[1]["algorithm"] == ("winograd43" if exact else "direct")
+        assert same(run(engine, graph, x), interpret(graph, x)[0])
 
 
 def test_float_steps_between(isa: str) -> None:

@@ -18,6 +18,6 @@ namespace {
 }  // namespace
 
 extern const CpuKernels kTable;
-constexpr CpuKernels kTable = table_of("avx2");
+constexpr CpuKernels kTable = table_of("avx2", 1.05);
 
 }  // namespace yolonas::cpu::avx2

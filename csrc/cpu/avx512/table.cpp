@@ -61,7 +61,7 @@ const CpuKernels kTable = {
     conv2d_winograd_s2_f32,
     max_pool5_f32,
     {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd43_s8_workspace,
-     conv2d_winograd43_s8},
+     conv2d_winograd43_s8, 1.2, 0},
 };
 
 }  // namespace yolonas::cpu::avx512

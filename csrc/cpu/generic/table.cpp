@@ -16,6 +16,6 @@ namespace {
 }  // namespace
 
 extern const CpuKernels kTable;
-constexpr CpuKernels kTable = table_of("generic");
+constexpr CpuKernels kTable = table_of("generic", 3.0);
 
 }  // namespace yolonas::cpu::generic

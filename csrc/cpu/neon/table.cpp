@@ -19,6 +19,6 @@ namespace {
 }  // namespace
 
 extern const CpuKernels kTable;
-constexpr CpuKernels kTable = table_of("neon");
+constexpr CpuKernels kTable = table_of("neon", 3.0);
 
 }  // namespace yolonas::cpu::neon

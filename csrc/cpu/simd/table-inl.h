@@ -20,7 +20,7 @@
 #include "cpu/simd/winograd43-inl.h"
 #include "cpu/simd/winograd_s2-inl.h"
 
-constexpr CpuKernels table_of(const char* isa) {
+constexpr CpuKernels table_of(const char* isa, double winograd43_slower) {
   return {
       isa,
       letterbox_rows,
@@ -40,6 +40,6 @@ constexpr CpuKernels table_of(const char* isa) {
       conv2d_winograd_s2_f32,
       max_pool5_f32,
       {conv2d_direct_s8, conv2d_pointwise_s8, max_pool5_s8, quantize_s8, dequantize_s8, winograd43_s8_workspace,
-       conv2d_winograd43_s8},
+       conv2d_winograd43_s8, winograd43_slower, 0},
   };
 }
