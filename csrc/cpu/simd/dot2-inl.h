@@ -64,7 +64,7 @@ inline Sums times4(Sums a) {
   return {reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[0]) * four),
           reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[1]) * four)};
 }
-// What a is 9 << shift times of, modulo 2^32.
+// The x for which a = x * (9 << shift) modulo 2^32, of those with |x| < 2^(31 - shift).
 inline Sums ninth(Sums a, int shift) {
   const UnsignedLongs inverse = {0x38e38e39, 0x38e38e39, 0x38e38e39, 0x38e38e39};  // 9 * 0x38e38e39 = 2^33 + 1
   return {reinterpret_cast<Longs>(reinterpret_cast<UnsignedLongs>(a.half[0]) * inverse) >> shift,

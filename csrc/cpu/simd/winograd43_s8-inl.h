@@ -6,40 +6,42 @@
 // weights within +-127 at most 49 * 127 in magnitude: int16. All sums from there on are modulo 2^32, where 9 has an
 // inverse: what is left is an output times 64 at most, exact where it fits an int32. kWinograd43WeightSum sees to that.
 //
-// The work goes as in winograd-inl.h, in chunks of tiles: V[tile][plane][channel] is int16, and so is U[plane][channel
-// pair][block][2], made from the weights of the direct form block of output channels by block; M[plane][tile][block] is
-// int32.
-
-constexpr std::int64_t kWinogradS8Planes = 36;
-constexpr std::int64_t kWinogradS8Cache = 512 << 10;  // bytes of V and M together, where that is enough tiles
-constexpr std::int64_t kWinogradS8Tiles = 48;         // of a chunk at least: weights are not transformed too often
-constexpr std::int64_t kWinogradS8Depth = 256;        // channels of U, a multiple of 4
-constexpr int kWinogradS8Run = 4;                     // tiles of a row that are worked on together
+// The work goes as in winograd-inl.h, in chunks of tiles: V[tile][plane][channel] is int16, and so is
+// U[plane][channel pair][block][2], made from the weights of the direct form block of output channels by block;
+// M[tile][plane][block] is int32.
 
 // Bytes rounded up to an odd number of cache lines, for what is touched side by side then lies in different sets.
-inline std::int64_t winograd_s8_odd_lines(std::int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+constexpr std::int64_t winograd_s8_odd_lines(std::int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+
+constexpr std::int64_t kWinogradS8Planes = 36;
+// Bytes of V and M together, where that is enough tiles: what has wider registers has larger caches as well.
+constexpr std::int64_t kWinogradS8Cache = (24 << 10) * kConvBlock;
+constexpr std::int64_t kWinogradS8Tiles = 50;          // of a chunk at least: weights are not transformed too often
+constexpr std::int64_t kWinogradS8Depth = 256;         // channels of U, a multiple of 4
+constexpr int kWinogradS8Run = 4;                      // tiles of a row that are worked on together
+constexpr std::int64_t kWinogradS8M = 4 * kConvBlock;  // bytes of M from plane to plane, and from tile to tile
+constexpr std::int64_t kWinogradS8MRow = winograd_s8_odd_lines(kWinogradS8Planes * kWinogradS8M);
 
 // How a call is cut: a matter of speed only.
 struct WinogradS8Chunk {
-  std::int64_t tiles, depth;                      // tiles of a chunk and channels of U, at most
-  std::int64_t v_row, v_plane, m_plane, u_plane;  // bytes from tile to tile and from plane to plane
+  std::int64_t tiles, depth;             // tiles of a chunk and channels of U, at most
+  std::int64_t v_row, v_plane, u_plane;  // bytes from tile to tile and from plane to plane
 
   WinogradS8Chunk(const QuantConvArgs& a, std::int64_t all) {
     const std::int64_t channels = (a.in_c + Shorts::kWidth - 1) / Shorts::kWidth * Shorts::kWidth;
     v_plane = 2 * channels % 256 == 0 ? 2 * channels + 64 : 2 * channels;
     v_row = winograd_s8_odd_lines(kWinogradS8Planes * v_plane);
-    tiles = kWinogradS8Cache / (v_row + kWinogradS8Planes * 4 * kConvBlock);
+    tiles = kWinogradS8Cache / (v_row + kWinogradS8MRow);
     if (tiles < kWinogradS8Tiles) tiles = kWinogradS8Tiles;
     if (tiles > all) tiles = all;
     depth = channels < kWinogradS8Depth ? channels : kWinogradS8Depth;
-    m_plane = winograd_s8_odd_lines(tiles * 4 * kConvBlock);
     u_plane = winograd_s8_odd_lines(depth * 2 * kConvBlock);
   }
 };
 
 inline std::int64_t winograd43_s8_workspace(const QuantConvArgs& a, std::int64_t tiles) {
   const WinogradS8Chunk chunk(a, tiles);
-  return (chunk.tiles * chunk.v_row + kWinogradS8Planes * (chunk.m_plane + chunk.u_plane)) / 4;
+  return (chunk.tiles * (chunk.v_row + kWinogradS8MRow) + kWinogradS8Planes * chunk.u_plane) / 4;
 }
 
 // B^T d: six inputs of a line to its six points 0, 1, -1, 2, -2, infinity.
@@ -76,7 +78,7 @@ inline void winograd_s8_output(const Sums (&m)[6], Sums (&y)[4]) {
 }
 
 // V of `channels` channels of a run of tiles side by side; pixel: the inputs of their columns. Neighbours share two
-// columns.
+// columns. The lines that the next tile is written to are fetched: up to 4 % of a convolution of 32 channels.
 inline void winograd_s8_input_run(const std::int8_t* const (*pixel)[6], std::int64_t channel, int channels,
                                   std::int64_t run, char* v, std::int64_t row, std::int64_t plane) {
   const auto column = [&](const std::int8_t* const(&at)[6], Shorts(&t)[6]) {
@@ -96,7 +98,11 @@ inline void winograd_s8_input_run(const std::int8_t* const (*pixel)[6], std::int
       for (int x = 0; x < 6; ++x) d[x] = columns[x][y];
       winograd_s8_input(d, t);
 #pragma GCC unroll 6
-      for (int x = 0; x < 6; ++x) t[x].store(reinterpret_cast<std::int16_t*>(v + (6 * y + x) * plane));
+      for (int x = 0; x < 6; ++x) {
+        char* const to = v + (6 * y + x) * plane;
+        t[x].store(reinterpret_cast<std::int16_t*>(to));
+        __builtin_prefetch(to + row, 1, 3);
+      }
       columns[0][y] = d[4];
       columns[1][y] = d[5];
     }
@@ -177,13 +183,16 @@ inline void winograd_s8_weights(const QuantConvArgs& a, const WinogradS8Chunk& c
 // Rows of M: written for the first channels, added to for the others.
 template <int Rows, int Vectors>
 inline void winograd_s8_product(const char* v, std::int64_t v_row, const char* u, std::int64_t depth, bool first,
-                                std::int32_t* m) {
+                                char* m) {
+  const auto at = [m](int row, int i) {
+    return reinterpret_cast<std::int32_t*>(m + row * kWinogradS8MRow) + i * Vec::kWidth;
+  };
   Sums acc[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
     for (int i = 0; i < Vectors; ++i) {
-      acc[r][i] = first ? Sums{} : Sums::load(m + r * kConvBlock + i * Vec::kWidth);
+      acc[r][i] = first ? Sums{} : Sums::load(at(r, i));
     }
   }
   for (std::int64_t c = 0; c < depth; c += 4, v += 8, u += 8 * kConvBlock) {
@@ -205,14 +214,14 @@ inline void winograd_s8_product(const char* v, std::int64_t v_row, const char* u
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
-    for (int i = 0; i < Vectors; ++i) acc[r][i].store(m + r * kConvBlock + i * Vec::kWidth);
+    for (int i = 0; i < Vectors; ++i) acc[r][i].store(at(r, i));
   }
 }
 
 template <int Rows>
 struct WinogradS8Product {
   static void run(const char* v, std::int64_t v_row, const char* u, std::int64_t depth, int vectors, bool first,
-                  std::int32_t* m) {
+                  char* m) {
     if (vectors == 2) {
       winograd_s8_product<Rows, 2>(v, v_row, u, depth, first, m);
     } else {
@@ -222,15 +231,14 @@ struct WinogradS8Product {
 };
 
 // The sums of a tile and a vector of channels; row: numbers from a row of sums to the next, pixel: from pixel to pixel.
-inline void winograd_s8_output_tile(const char* m, std::int64_t plane, std::int32_t* sums, std::int64_t row,
-                                    std::int64_t pixel) {
+inline void winograd_s8_output_tile(const char* m, std::int32_t* sums, std::int64_t row, std::int64_t pixel) {
   Sums lines[4][6];
 #pragma GCC unroll 6
   for (int x = 0; x < 6; ++x) {
     Sums column[6], t[4];
 #pragma GCC unroll 6
     for (int y = 0; y < 6; ++y) {
-      column[y] = Sums::load(reinterpret_cast<const std::int32_t*>(m + (6 * y + x) * plane));
+      column[y] = Sums::load(reinterpret_cast<const std::int32_t*>(m + (6 * y + x) * kWinogradS8M));
     }
     winograd_s8_output(column, t);
 #pragma GCC unroll 4
@@ -248,8 +256,8 @@ inline void winograd_s8_output_tile(const char* m, std::int64_t plane, std::int3
 }
 
 // Outputs of tiles [begin, end) and one block of channels.
-inline void winograd_s8_outputs(const QuantConvArgs& a, const WinogradS8Chunk& chunk, std::int64_t begin,
-                                std::int64_t end, std::int64_t block, int vectors, const char* m) {
+inline void winograd_s8_outputs(const QuantConvArgs& a, std::int64_t begin, std::int64_t end, std::int64_t block,
+                                int vectors, const char* m) {
   const std::int64_t tile_columns = conv_tiles(a.out_w);
   constexpr std::int64_t kRow = 4 * kWinogradS8Run * kConvBlock;
   std::int32_t sums[4 * kRow];
@@ -257,10 +265,9 @@ inline void winograd_s8_outputs(const QuantConvArgs& a, const WinogradS8Chunk& c
   for (std::int64_t tile = begin; tile < end;) {
     const std::int64_t row = tile / tile_columns * 4, column = tile % tile_columns * 4;
     const std::int64_t run = winograd_s8_run(tile, end, tile_columns);
-    for (std::int64_t i = 0; i < run; ++i, m += 4 * kConvBlock) {
+    for (std::int64_t i = 0; i < run; ++i, m += kWinogradS8MRow) {
       for (int v = 0; v < vectors; ++v) {
-        winograd_s8_output_tile(m + v * 4 * Vec::kWidth, chunk.m_plane, sums + 4 * i * pixel + v * Vec::kWidth, kRow,
-                                pixel);
+        winograd_s8_output_tile(m + 4 * v * Vec::kWidth, sums + 4 * i * pixel + v * Vec::kWidth, kRow, pixel);
       }
     }
     const std::int64_t left = a.out_w - column;
@@ -280,7 +287,7 @@ inline void conv2d_winograd43_s8(const QuantConvArgs& a, std::int64_t tile_begin
   const std::int64_t chunks = (tiles + chunk.tiles - 1) / chunk.tiles, step = (tiles + chunks - 1) / chunks;
   char* const v = reinterpret_cast<char*>(workspace);
   char* const m = v + chunk.tiles * chunk.v_row;
-  char* const u = m + kWinogradS8Planes * chunk.m_plane;
+  char* const u = m + chunk.tiles * kWinogradS8MRow;
   for (std::int64_t begin = tile_begin; begin < tile_end; begin += step) {
     const std::int64_t end = begin + step < tile_end ? begin + step : tile_end;
     const GemmTiles rows(end - begin, Shorts::kRows);
@@ -292,17 +299,17 @@ inline void conv2d_winograd43_s8(const QuantConvArgs& a, std::int64_t tile_begin
         winograd_s8_weights(a, chunk, block, vectors, c, c + depth, u);
         for (std::int64_t plane = 0; plane < kWinogradS8Planes; ++plane) {
           const char* from = v + plane * chunk.v_plane + 2 * c;
-          std::int32_t* to = reinterpret_cast<std::int32_t*>(m + plane * chunk.m_plane);
+          char* to = m + plane * kWinogradS8M;
           for (std::int64_t i = 0; i < rows.count; ++i) {
             const int tile_rows = rows.rows_of(i);
             with_rows<WinogradS8Product, Shorts::kRows>(tile_rows, from, chunk.v_row, u + plane * chunk.u_plane, depth,
                                                         vectors, c == 0, to);
             from += tile_rows * chunk.v_row;
-            to += tile_rows * kConvBlock;
+            to += tile_rows * kWinogradS8MRow;
           }
         }
       }
-      winograd_s8_outputs(a, chunk, begin, end, block, vectors, m);
+      winograd_s8_outputs(a, begin, end, block, vectors, m);
     }
   }
 }
