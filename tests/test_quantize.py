@@ -204,7 +204,7 @@ def test_a_limit_that_cannot_be_met(model: NAS, data: Path, monkeypatch: pytest.
     assert not Path("runs").exists()
 
 
-def test_pictures_without_labels(model: NAS, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_without_labels(model: NAS, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = data.parent / "images" / "val"
     quantized = model.quantize(data=folder, n=32, **{**QUICK, "verbose": True})
     card = quantized.card
@@ -218,6 +218,10 @@ def test_pictures_without_labels(model: NAS, data: Path, capsys: pytest.CaptureF
     again = model.quantize(data=pictures, n=32, **QUICK)
     assert scales_of(again) == scales_of(quantized)
     assert again.card.int8.scores == card.int8.scores
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    for some in ([*pictures, tmp_path / "bad.png"], pictures):  # all of them calibrate
+        evaluation = model.quantize(data=some, sensitivity_n=8, **QUICK).card.evaluation
+        assert evaluation["source"].endswith("pictures, as calibrated with")
     with pytest.raises(ValueError, match="max_map_drop needs labels"):
         model.quantize(data=folder, max_map_drop=1, **QUICK)
 
@@ -259,8 +263,8 @@ def test_layers_without_a_range(data: Path, caplog: pytest.LogCaptureFixture) ->
     network.neck.neck3.conv.conv.weight.data.zero_()
     network.neck.neck3.conv.conv.bias.data.fill_(-1.0)
     with caplog.at_level(logging.WARNING, "yolonas"):
-        quantized = NAS(network, names=NAMES).quantize(data=data, **QUICK)
-    assert "all values are 0 in neck.neck3.conv" in caplog.text
+        quantized = NAS(network, names=NAMES).quantize(data=data, **{**QUICK, "equalize": True})
+    assert caplog.text.count("all values are 0 in neck.neck3.conv") == 1
     assert np.isfinite(quantized.card.int8.scores.sqnr.worst)
 
 
@@ -315,6 +319,9 @@ def test_where_files_go(model: NAS, data: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="exist_ok=True replaces it"):
         model.quantize(data=data, save=chosen, **QUICK)
     model.quantize(data=data, save=chosen, exist_ok=True, project=".", name="x", **QUICK)
+    chosen.unlink()
+    with pytest.raises(FileExistsError, match=r"mine.json exists; exist_ok=True replaces it"):
+        model.quantize(data=data, save=chosen, **QUICK)
     with pytest.raises(FileNotFoundError, match="existing folder"):
         model.quantize(data=data, save=tmp_path / "none" / "a.safetensors", **QUICK)
     with pytest.raises(ValueError, match=r"save must end in .safetensors, got 'a.yolonas'"):
@@ -330,12 +337,24 @@ def test_where_files_go(model: NAS, data: Path, tmp_path: Path) -> None:
         ("max_map_drop", -1, "max_map_drop must be points of mAP"),
         ("n", 0, "n must be a whole number"),
         ("float_layers", "a,,b", "float_layers must be names"),
+        ("float_layers", 1, "float_layers must be names"),
         ("sensitiv", True, "unknown argument 'sensitiv'; did you mean 'sensitivity'"),
     ],
 )
 def test_wrong_options(name: str, value: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         QuantizeOptions.of(**{"data": "cells.yaml", name: value})
+
+
+def test_a_place_that_cannot_be_written_to_is_told_of_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="file must be a folder that can be written to"):
+        QuantizeOptions.of(data="x", project=str(tmp_path / "file"))
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(PermissionError, match="must be a folder that can be written to"):
+        QuantizeOptions.of(data="x", save=tmp_path / "a.safetensors")
+    with pytest.raises(PermissionError, match="must be a folder that can be written to"):
+        QuantizeOptions.of(data="x")
 
 
 @pytest.mark.parametrize("text", ["a.*, b", "[a.*,b]", "['a.*', 'b']", ["a.*", "b"], ("a.*", "b")])

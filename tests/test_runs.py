@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -17,6 +18,7 @@ from yolonas.runs import (
     can_write_image,
     run_folder,
     safe_name,
+    whole_file,
     write_file,
     write_image,
     write_new_file,
@@ -192,6 +194,12 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pyt
         write_file(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*a.bin'"), whole_file(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])

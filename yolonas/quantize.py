@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,7 +33,7 @@ from .quantization.ranges import set_ranges
 from .quantization.sensitivity import StepLoss, fewest_in_float, matching, quantised_steps, ranked, with_int8
 from .quantize_setup import Measure, QuantizeSetup, set_up
 from .quantized_graph import quantized_graph
-from .runs import run_folder
+from .runs import project_folder, run_folder
 
 if TYPE_CHECKING:
     from .config import DetectSettings
@@ -64,11 +65,18 @@ def _points(name: str, value: Any) -> float:
 
 def _layers(name: str, value: Any) -> tuple[str, ...]:
     """Names from a list, or from text with commas, in brackets or not."""
-    parts = value.strip("[]()").split(",") if isinstance(value, str) else list(value)
-    names = tuple(str(part).strip(" '\"") for part in parts)
-    if not all(names):
+    if isinstance(value, str):
+        value = [part.strip(" '\"") for part in value.strip("[]()").split(",")]
+    is_list = isinstance(value, list | tuple | set | frozenset)
+    names = tuple(value) if is_list else ()
+    if not is_list or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{name} must be names of layers or patterns, got {value!r}")
     return names
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """The card and the chart of a network in this file."""
+    return path.with_suffix(".json"), path.with_name(f"{path.stem}-sensitivity.png")
 
 
 def _model_file(name: str, value: Any) -> str:
@@ -117,12 +125,21 @@ class QuantizeOptions:
             raise ValueError("quantize: data must name a data yaml or pictures, such as data=cells.yaml")
         if self.percent is not None and self.method != "percentile":
             raise ValueError(f"percent is for method='percentile', got method={self.method!r}; give both or none")
+        folder = project_folder(self.project)
         if self.save is not None:
             path = Path(self.save).expanduser()
-            if not path.parent.is_dir():
-                raise FileNotFoundError(f"save must be in an existing folder, there is no folder {path.parent}")
-            if path.exists() and not self.exist_ok:
-                raise FileExistsError(f"save: {path} exists; exist_ok=True replaces it")
+            folder = path.parent
+            if not folder.is_dir():
+                raise FileNotFoundError(f"save must be in an existing folder, there is no folder {folder}")
+            there = next((file for file in (path, *_beside(path)) if file.exists()), None)
+            if there is not None and not self.exist_ok:
+                raise FileExistsError(f"save: {there} exists; exist_ok=True replaces it")
+        # Told now, not after minutes of work. A run folder is made when there is something to put into it.
+        nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise PermissionError(
+                f"quantize: {nearest} must be a folder that can be written to; save=FILE.safetensors chooses one"
+            )
 
     @classmethod
     def of(cls, **values: Any) -> QuantizeOptions:
@@ -199,8 +216,9 @@ class Quantizer:
         in_float = {name: ASKED if name in asked else FOR_LIMIT for name in layers if name not in best.in_int8}
         quantized = _finished(best)
         ms = _milliseconds((run.engine, NativeEngine.of_module(quantized)), self.setup)
+        float_bytes = self._float_bytes(plain)
 
-        file = self._file()
+        file = self._file()  # from here on nothing takes long: an interrupt hardly leaves a network without its card
         self.path = self._save(file, quantized)
         self.card = Card(
             yolonas=__version__,
@@ -218,7 +236,7 @@ class Quantizer:
             evaluation=run.measure.about(),
             machine=dict(zip(("kernels", "threads"), _machine(), strict=True)),
             asked={item.name: getattr(options, item.name) for item in fields(options) if item.name in _IN_CARD},
-            float32=Side(run.float_scores, ms[0], self._float_bytes(plain)),
+            float32=Side(run.float_scores, ms[0], float_bytes),
             int8=Side(best.trial.scores, ms[1], file.stat().st_size),
             layers=len(layers),
             in_float=in_float,
@@ -226,9 +244,10 @@ class Quantizer:
             trials=[replace(trial, kept=trial is best.trial) for trial in run.trials],
             sensitivity=losses,
         )
-        card = self.card.write(file.with_suffix(".json"))
+        card, chart = _beside(file)
+        self.card.write(card)
         if losses:
-            _plot(file.with_name(f"{file.stem}-sensitivity.png"), losses, in_float, run.measure)
+            _plot(chart, losses, in_float, run.measure)
         if options.verbose:
             self._print_end(card, losses)
         if run.lost(best) > LARGE_LOSS:
@@ -363,6 +382,9 @@ class _Run:
         options, model = self.options, copy.deepcopy(plain)
         with self._progress(f"{what}: calibration") as progress:
             histograms = collect_histograms(engine, self._batches(), progress=progress.advance)
+        zero = [name for name, histogram in histograms.items() if histogram.largest == 0]
+        if zero and not self.trials:  # the same ones later
+            LOGGER.warning("calibration: all values are 0 in %s: there is no range, the scale is 1", ", ".join(zero))
         set_ranges(model, histograms, options.method, options.percent or PERCENT)
         _keep_in_float(model, plain, self.asked)
         return self._measured(model, plain, quantised_steps(lower(model)), what)

@@ -58,8 +58,8 @@ class QuantizeSetup:
     def measured_on(self) -> str:
         """The pictures that networks are scored on, in words."""
         if self.val is None:
-            same = {id(item) for item in self.items} == {id(item) for item in self.others}
-            return f"{self.source}, as calibrated with" if same else f"{self.source}, others than calibrated with"
+            apart = {id(item) for item in self.items}.isdisjoint(id(item) for item in self.others)
+            return f"{self.source}, others than calibrated with" if apart else f"{self.source}, as calibrated with"
         return f"{self.val.dataset.name} {self.val.dataset.split}"
 
     def calibration_batches(self, reading: Reading) -> Iterator[np.ndarray]:

@@ -131,11 +131,19 @@ def write_file(path: str | os.PathLike[str], data: bytes | np.ndarray) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to that becomes `path`, replacing what was there, when the block ends without an exception."""
+    """A file to write to that becomes `path`, replacing what was there, when the block ends without an exception.
+
+    What the system says without the name of a file, as where a disk is full, gets that of `path`.
+    """
     path = Path(path)
     with _temporary_beside(path) as temporary:
-        with temporary.open("xb") as file:
-            yield file
+        try:
+            with temporary.open("xb") as file:
+                yield file
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = os.fspath(path)
+            raise
         temporary.replace(path)
 
 

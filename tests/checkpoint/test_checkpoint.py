@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import gzip
 import json
 import random
@@ -613,6 +614,24 @@ def test_save_refuses_nan_and_leaves_the_old_file(tmp_path: Path, small: YoloNAS
             preprocess=BGR,
             settings=DetectSettings(conf=0.3, iou=0.6),
         )
+
+
+def test_save_fails_as_files_do(tmp_path: Path, small: YoloNAS, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    arguments: dict[str, Any] = {"names": dict(enumerate(NAMES)), "preprocess": BGR, "settings": DetectSettings()}
+    path = save_checkpoint(tmp_path / "a.safetensors", small, **arguments)
+    (other := tmp_path / "other").write_bytes(b"")
+    assert path.stat().st_mode == other.stat().st_mode
+    before = path.read_bytes()
+    for _ in range(4):
+        assert save_checkpoint(tmp_path / "again.safetensors", small, **arguments).read_bytes() == before
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match="Read-only file system"):
+        save_checkpoint(path, small, **arguments)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
 
 
 # Real samples ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ the key. Finding a file by a model's name is in `weights`; the formats are in `t
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import DetectSettings, variant_by_head_width
 from ..errors import CheckpointError
 from ..preprocess import Preprocess
+from ..runs import whole_file
 from .contents import Contents, find_contents, listed, network_tensors
 from .processing import preprocess_from_metadata, read_processing
 from .quantized import SCALE, checked_activation_scales, dequantized, quantized_tensors, scale_shapes
@@ -131,7 +133,7 @@ def save_checkpoint(
             network whose scales do not fit it.
         OSError: no such folder, or the file cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if not path.parent.is_dir():
@@ -163,12 +165,16 @@ def save_checkpoint(
         preprocess=preprocess.to_dict(),
         thresholds={key: getattr(settings, key) for key in THRESHOLDS},
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt", METADATA_KEY: metadata})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Not `save_file`: its errors are no OSError, and nobody but the owner may read its files.
+    data = memoryview(save(tensors, {"format": "pt", METADATA_KEY: metadata}))
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:size]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # by chance otherwise: one network, one file
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    with whole_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(data[size:])
     return path
 
 

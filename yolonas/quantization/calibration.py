@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from .histogram import BINS, FINITE, Histogram
 if TYPE_CHECKING:
     from ..native_engine import NativeEngine
 
-LOGGER = logging.getLogger("yolonas")
-
 INPUT = "input"  # the name of the network's input
 
 
@@ -24,7 +21,7 @@ def collect_histograms(
     """The histogram of the input, named "input", and of the output of each step, by its name, in the order of the run.
 
     They do not depend on the order of the pictures, on how they come in batches, or on the number of threads. Steps of
-    one name share a histogram. Those whose values are all 0 are named in a warning.
+    one name share a histogram.
 
     Args:
         batches: float32 `(N, H, W, 3)` each, prepared as for `NativeEngine.heads`; sizes may differ.
@@ -57,7 +54,4 @@ def collect_histograms(
     for name, row, most, below in zip(names, counts, largest.tolist(), negatives.tolist(), strict=True):
         one = Histogram(row, most, below)
         histograms[name] = histograms[name].merge(one) if name in histograms else one
-    zero = [name for name, histogram in histograms.items() if histogram.largest == 0]
-    if zero:
-        LOGGER.warning("calibration: all values are 0 in %s: there is no range, the scale is 1", ", ".join(zero))
     return histograms
