@@ -28,6 +28,6 @@ namespace {
 
 extern const QuantKernels kTable;
 const QuantKernels kTable = {conv2d_direct_any_s8,    conv2d_pointwise_any_s8, max_pool5_s8, quantize_s8, dequantize_s8,
-                             winograd43_s8_workspace, conv2d_winograd43_s8,    2.2, 30};
+                             winograd43_s8_workspace, conv2d_winograd43_s8,    2.2,          30};
 
 }  // namespace yolonas::cpu::avx512vnni
