@@ -151,6 +151,8 @@ void check_step(const Graph& graph, const Step& step, Written& written) {
     YN_CHECK(fits, "engine: output of ", owner, " must have as many channels as its input, ", step.input.channels,
              ", got ", step.output.channels);
     YN_CHECK(!step.is_integer(), "engine: weight_scale of ", owner, " must be left out for ", name(step.op));
+    YN_CHECK(step.kernel == 1 && step.stride == 1, "engine: kernel and stride of ", owner, " must be left out for ",
+             name(step.op), ", got ", step.kernel, " and ", step.stride);
   }
   check_types(graph, step, owner);
   YN_CHECK(!step.has_residual || step.op == Op::conv, "engine: residual of ", owner, " must be left out for ",
