@@ -72,12 +72,16 @@ def network(saved: dict[str, Result]) -> list[str]:
         *("", *network_tables(saved["network"])),
     ]
     if "network_avx2" in saved:
-        result = saved["network_avx2"]
-        held = "All sides held to AVX2:"
-        if result["all_sides_on"] is None:
-            held = "Held to AVX2, but for ONNX Runtime, OpenVINO and ncnn, which use what the processor has:"
-        lines += ["", held, "", *network_tables(result)]
+        lines += held_to_avx2(saved["network_avx2"], "ONNX Runtime, OpenVINO and ncnn", network_tables)
     return lines
+
+
+def held_to_avx2(result: Result, others: str, tables: Callable[[Result], list[str]]) -> list[str]:
+    """The same tables of a run whose sides were held to AVX2, but perhaps for those that have no switch for it."""
+    held = "All sides held to AVX2:"
+    if result["all_sides_on"] is None:
+        held = f"Held to AVX2, but for {others}, which use what the processor has:"
+    return ["", held, "", *tables(result)]
 
 
 def network_tables(result: Result) -> list[str]:
@@ -134,11 +138,7 @@ def int8(saved: dict[str, Result]) -> list[str]:
         *("", *int8_tables(saved["int8"])),
     ]
     if "int8_avx2" in saved:
-        result = saved["int8_avx2"]
-        held = "All sides held to AVX2:"
-        if result["all_sides_on"] is None:
-            held = "Held to AVX2, but for ONNX Runtime and OpenVINO, which use what the processor has:"
-        lines += ["", held, "", *int8_tables(result)]
+        lines += held_to_avx2(saved["int8_avx2"], "ONNX Runtime and OpenVINO", int8_tables)
     return lines
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError
-from ..quantized_graph import INPUT_NAME, quantized_weight
+from ..quantized_graph import INPUT_NAME, LARGEST, SMALLEST, quantized_weight
 from .contents import listed
 from .settings import shown
 from .tensor_file import StoredTensor, brief
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from ..nn import YoloNAS
 
 SCALE = ".weight_scale"  # at the end of a key, in the place of ".weight"
-
-# A scale and its inverse are finite float32 numbers.
-_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class Step(NamedTuple):
@@ -141,7 +138,7 @@ def checked_activation_scales(variant: str, quantized: Iterable[str], scales: An
     if not isinstance(scales, dict):
         raise ValueError(f"activation_scales must be an object, got {shown(scales)}")
     for name, scale in scales.items():
-        if type(scale) not in (int, float) or not _SMALLEST <= scale <= _LARGEST:
+        if type(scale) not in (int, float) or not SMALLEST <= scale <= LARGEST:
             raise ValueError(
                 f"activation_scales must be positive float32 numbers, got {shown(scale)} for {brief(name)!r}"
             )
@@ -187,4 +184,4 @@ def along_outputs(key: str) -> tuple[int, ...]:
 
 
 def _are_usable(weight_scales: torch.Tensor) -> torch.Tensor:
-    return (weight_scales >= _SMALLEST) & (weight_scales <= _LARGEST / 127)
+    return (weight_scales >= SMALLEST) & (weight_scales <= LARGEST / 127)
