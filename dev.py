@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -111,6 +112,10 @@ def lint(_: list[str]) -> None:
     run([str(python), "-m", "ruff", "format", "--check", "."])
     sources = [str(path) for path in sorted((ROOT / "csrc").rglob("*")) if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
     run([str(python.parent / "clang-format"), "--dry-run", "--Werror", *sources])
+    # pytest imports test modules by their bare names and stops at the second of one name.
+    tests = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    if twice := [name for name, times in tests.items() if times > 1]:
+        sys.exit(f"test modules need names of their own: {', '.join(twice)}")
 
 
 def bench(arguments: list[str]) -> None:
