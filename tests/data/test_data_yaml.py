@@ -112,7 +112,8 @@ def test_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("val: [\n", "cannot be read as yaml"),
         ("[" * 100_000, "cannot be read as yaml: it is nested too deeply"),
         ("- " * 100_000, "cannot be read as yaml: it is nested too deeply"),
-        ("{a: " * 100_000, "cannot be read as yaml: it is nested too deeply"),
+        # Newer readers of yaml say it themselves, in other words.
+        ("{a: " * 100_000, "cannot be read as yaml: (it is nested too deeply|exceeded maximum nesting depth)"),
         (b"\xff\xfe\x00", "cannot be read as yaml: it is not UTF-8 text; save it as UTF-8$"),
         ("val: a\n".encode("utf-16"), "it is not UTF-8 text; save it as UTF-8$"),
         ("val: a\n".encode("utf-16-le"), "it is not UTF-8 text; save it as UTF-8$"),
