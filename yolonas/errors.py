@@ -17,3 +17,13 @@ class SourceError(ValueError):
 
 class QuantizationError(RuntimeError):
     """A quantisation that cannot be as accurate as was asked for; the text has the table of what was tried."""
+
+
+class ExportError(RuntimeError):
+    """A file that was written for another runtime and does not give what the network gives; it is not kept."""
+
+
+def missing_package(what: str, package: str, extra: str | None) -> ImportError:
+    """The error for an optional package that is not installed, with the command that installs it."""
+    wanted = package if extra is None else f"'yolonas[{extra}]'"
+    return ImportError(f"{what} need{'s' * (not what.endswith('s'))} the package {package}: pip install {wanted}")
