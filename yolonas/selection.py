@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from .config import DetectSettings
 
 
-def select_detections(cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
+def select_detections(
+    cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings, *, channels_last: bool = True
+) -> list[np.ndarray]:
     """Detections of each picture from head outputs per level, float32 `(N, h, w, K)` and `(N, h, w, 68)`.
+
+    Or, without `channels_last`, `(N, K, h, w)` and `(N, 68, h, w)`.
 
     Returns:
         Per picture float32 `(n, 6)` rows x1, y1, x2, y2, score, class in input pixels, best first.
@@ -25,7 +29,7 @@ def select_detections(cls: list[np.ndarray], reg: list[np.ndarray], settings: De
         top_k=settings.top_k,
         multi_label=settings.multi_label,
         classes=settings.classes,
-        channels_last=True,
+        channels_last=channels_last,
     )
     detections, counts = ops.nms_candidates(
         candidates, iou=settings.iou, max_det=settings.max_det, agnostic=settings.agnostic
