@@ -24,9 +24,19 @@ LOGGER = logging.getLogger("yolonas")
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-NOT_YET = ("export", "train", "track", "benchmark")
+NOT_YET = ("train", "track", "benchmark")
 TASKS = ("detect",)
-VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
+VERBATIM = {
+    "model",
+    "name",
+    "project",
+    "source",
+    "data",
+    "images",
+    "annotations",
+    "shard",
+    "save",
+}  # never Python literals
 
 
 _SHOWN_PACKAGES = ("torch", "numpy", "opencv-python", "pillow", "pycocotools", "matplotlib", "safetensors", "pyyaml")
@@ -88,13 +98,13 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             values[key] = _verbatim(key, value) if key in VERBATIM and not _is_none(value) else _literal(value)
         elif mode is None and plain in (*COMMANDS, "h", "v"):
             mode = {"h": "help", "v": "version"}.get(plain, plain)
-        elif plain in TASKS and mode != "merge":
+        elif plain in TASKS and mode not in ("merge", "inspect"):
             continue
         elif mode == "val" and plain == "merge":
             mode = "merge"
         elif mode is not None and plain in _option_names(mode):
             values[plain] = True
-        elif mode == "merge":
+        elif mode in ("merge", "inspect"):
             parts.append(token)
         else:
             what = "command" if mode is None else "argument"
@@ -111,6 +121,8 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             raise UsageError(unknown_name("argument", name, _option_names(mode)))
     if mode == "merge":
         values["parts"] = parts
+    if mode == "inspect":
+        values["files"] = parts
     return mode, values
 
 
@@ -210,6 +222,42 @@ def quantize(values: dict[str, Any]) -> int:
     return FAILED if card.evaluation["left_out"] or card.calibration["left_out"] else OK
 
 
+def export(values: dict[str, Any]) -> int:
+    from .export import ExportOptions
+    from .model import NAS
+
+    model = values.pop("model", None)
+    if model is None:
+        model = "yolo_nas_s.pt"
+        LOGGER.warning("export: no model given, using model=%s", model)
+    if "format" not in values and "target" not in values:
+        LOGGER.warning("export: no format given, using format=onnx")
+    # Before the weights are loaded, as for predict.
+    options = ExportOptions.of(**values)
+    if options.verbose:
+        print(_headline(model))
+    kept = {item.name: getattr(options, item.name) for item in fields(options) if not item.metadata["ignored"]}
+    try:
+        NAS(model).export(**kept)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is half-written", file=sys.stderr)
+        return INTERRUPTED
+    return OK
+
+
+def inspect(values: dict[str, Any]) -> int:
+    from .inspection import inspect_lines
+
+    files = values.pop("files")
+    if values.get("model") is not None:
+        files = [*files, values["model"]]
+    if not files:
+        raise UsageError("inspect needs files: yolonas inspect model.onnx")
+    for number, file in enumerate(files):
+        print("\n" * (number > 0) + "\n".join(inspect_lines(file)))
+    return OK
+
+
 def merge(values: dict[str, Any]) -> int:
     from .merge import merge as merge_parts
     from .options import build
@@ -302,6 +350,7 @@ def version(values: dict[str, Any]) -> int:
 
 
 def show_help(values: dict[str, Any]) -> int:
+    from .export import ExportOptions
     from .predict import PredictOptions
     from .quantize import QuantizeOptions
     from .val import ValOptions
@@ -312,6 +361,8 @@ def show_help(values: dict[str, Any]) -> int:
   yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
   yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
   yolonas quantize model=FILE data=cells.yaml              an INT8 network, and a card of what it costs
+  yolonas export  model=FILE format=onnx                   a file for ONNX Runtime, OpenVINO, TensorRT, Frigate, ...
+  yolonas inspect FILE ...                                 what exported files say about themselves
   yolonas info    model=FILE [detailed] [imgsz=640] [plan] what a weights file holds; plan: the engine's steps, timed
                                                            (with tune: after choosing by measuring, see predict)
   yolonas checks                                           versions, CPU kernels, devices
@@ -320,7 +371,8 @@ def show_help(values: dict[str, Any]) -> int:
   not in this version yet: {", ".join(NOT_YET)}
 
 Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file.""")
-    for mode, kind in (("predict", PredictOptions), ("val", ValOptions), ("quantize", QuantizeOptions)):
+    kinds = {"predict": PredictOptions, "val": ValOptions, "quantize": QuantizeOptions, "export": ExportOptions}
+    for mode, kind in kinds.items():
         print(f"\n{mode} takes:\n")
         for item in fields(kind):  # type: ignore[arg-type]
             if item.name == "stream" or item.metadata["ignored"]:
@@ -334,7 +386,7 @@ Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a 
 def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
     def run(values: dict[str, Any]) -> int:
         print(
-            f"yolonas: '{mode}' is not in this version yet; predict, val, quantize, info, checks, version and help are",
+            f"yolonas: '{mode}' is not in this version yet; predict, val, quantize, export, info, checks and help are",
             file=sys.stderr,
         )
         return FAILED
@@ -346,6 +398,8 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "predict": predict,
     "val": val,
     "quantize": quantize,
+    "export": export,
+    "inspect": inspect,
     "merge": merge,
     "info": info,
     "checks": checks,
@@ -370,11 +424,16 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .quantize import legacy_names as ignored_names
 
         return ("model", *(item.name for item in fields(QuantizeOptions)), *ignored_names())
+    if mode == "export":
+        from .export import ExportOptions
+        from .export import legacy_names as export_names
+
+        return ("model", *(item.name for item in fields(ExportOptions)), *export_names())
     if mode == "merge":
         from .val_report import ReportOptions
 
         return tuple(item.name for item in fields(ReportOptions))
-    return {"info": ("model", "detailed", "imgsz", "plan", "tune")}.get(mode, ())
+    return {"info": ("model", "detailed", "imgsz", "plan", "tune"), "inspect": ("model",)}.get(mode, ())
 
 
 def _join_equals(words: Sequence[str]) -> list[str]:

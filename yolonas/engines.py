@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compiled import CompiledNetwork
     from .engine import TorchEngine
+    from .exported import ExportedNetwork
+    from .exported_engine import ExportedEngine
     from .native_engine import NativeEngine
     from .nn import YoloNAS
 
@@ -24,8 +26,8 @@ class Engines:
         self._device: Any = None  # of the latest run
 
     def choose(
-        self, model: YoloNAS | CompiledNetwork, device: Any, *, half: bool, name: str | None
-    ) -> TorchEngine | NativeEngine:
+        self, model: YoloNAS | CompiledNetwork | ExportedNetwork, device: Any, *, half: bool, name: str | None
+    ) -> TorchEngine | NativeEngine | ExportedEngine:
         """The engine for a run.
 
         Args:
@@ -38,6 +40,10 @@ class Engines:
         """
         if model.form == "compiled":
             return _of_file(model, device, half=half, name=name)
+        if model.form == "exported":
+            if name is not None:
+                raise ValueError(f"engine must be left out for an exported file, which has its own, got {name!r}")
+            return model.engine(device)
         from .engine import TorchEngine, choose_device
 
         if model.activation_scales:

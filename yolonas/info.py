@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .compiled import CompiledNetwork
+    from .config import Variant
+    from .exported import ExportedNetwork
     from .native_engine import NativeEngine
     from .nn import YoloNAS
 
@@ -53,9 +55,9 @@ def model_info(
     return len(layers), parameters, gradients, gflops
 
 
-def precision(model: YoloNAS | CompiledNetwork) -> list[str]:
+def precision(model: YoloNAS | CompiledNetwork | ExportedNetwork) -> list[str]:
     """What is quantised, in words: a list of one, or of none for a network in float."""
-    if model.form == "compiled":
+    if model.form in ("compiled", "exported"):
         return ["INT8"] * model.is_quantized
     if not model.activation_scales:
         return []
@@ -81,6 +83,19 @@ def compiled_info(
             f"{gflops:.1f} GFLOPs{quantized}"
         )
     return len(steps), parameters, 0, gflops
+
+
+def exported_info(
+    variant: Variant, num_classes: int, verbose: bool = True, imgsz: int | tuple[int, int] = 640
+) -> tuple[int, int, int, float]:
+    """The same for an exported file: that of the folded network, of which there are shapes alone."""
+    import torch
+
+    from .nn import YoloNAS
+
+    with torch.device("meta"):
+        model = YoloNAS(variant, num_classes=num_classes, form="folded").requires_grad_(False)
+    return model_info(model, verbose=verbose, imgsz=imgsz)
 
 
 def print_plan(engine: NativeEngine, imgsz: int | tuple[int, int], *, tuned: bool = False) -> None:

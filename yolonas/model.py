@@ -15,6 +15,8 @@ from .preprocess import Preprocess
 if TYPE_CHECKING:
     from .compiled import CompiledNetwork
     from .engine import TorchEngine
+    from .exported import ExportedNetwork
+    from .exported_engine import ExportedEngine
     from .metrics import DetMetrics
     from .native_engine import NativeEngine
     from .nn import YoloNAS
@@ -38,14 +40,16 @@ class NAS:
 
     Args:
         model: a weights file of any kind that `checkpoint.read_checkpoint` knows; a compiled file, see `save`; a name
-            such as `yolo_nas_s`, which is looked up (see `weights.resolve_weights`); or a `YoloNAS` module.
+            such as `yolo_nas_s`, which is looked up (see `weights.resolve_weights`); a file that `export` wrote, which
+            runs in its own runtime; or a `YoloNAS` module.
         task: only "detect".
         names: class names for a module: a list or a dict by number. Files have their own.
         verbose: True prints what was loaded.
 
     Attributes:
         model: the network, a `torch.nn.Module`. In eval mode `model(x)` with float `(N, 3, H, W)` gives
-            boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`. Of a compiled file a `CompiledNetwork`.
+            boxes `(N, A, 4)` xyxy in input pixels and scores `(N, A, C)`. Of a compiled file a `CompiledNetwork`, of an
+            exported one an `ExportedNetwork`.
         names: class names by number. preprocess: the input convention. settings: the thresholds that the file says.
         ckpt_path: the file, or None. predictor: the latest `predict` run, or None. metrics: of the latest `val` run.
         card: what a network that `quantize` returned costs; of others None.
@@ -196,8 +200,10 @@ class NAS:
         """
         from .quantize import QuantizeOptions, Quantizer
 
-        if self._is_compiled:
-            raise ValueError("quantize: model must be a checkpoint, got a compiled file; load what it was made from")
+        if self._is_file:
+            raise ValueError(
+                "quantize: model must be a checkpoint, got a compiled or exported file; load what it is of"
+            )
         chosen = QuantizeOptions.of(**options)
         source = str(self.ckpt_path or self.model.variant.model_name)
         run = Quantizer(self.model, dict(self.names), self.preprocess, self.settings, source, chosen)
@@ -219,9 +225,13 @@ class NAS:
         `plan` prints and times the steps of the native engine besides, and fuses the network in place; `tune` measures
         first how they run fastest, see `tuning`, and marks the steps that this changed.
         """
-        from .info import compiled_info, model_info, print_plan
+        from .info import compiled_info, exported_info, model_info, print_plan
 
         size = imgsz or self.preprocess.size
+        if self.model.form == "exported":
+            if plan or tune:
+                raise ValueError("info: plan is of the native engine, which does not run exported files")
+            return exported_info(self.model.variant, self.model.num_classes, verbose=verbose, imgsz=size)
         if self._is_compiled:
             numbers = compiled_info(self.model, verbose=verbose, imgsz=size)
         else:
@@ -232,7 +242,7 @@ class NAS:
 
     def fuse(self) -> NAS:
         """Folds branches and batch norms into the convolutions, in place and in float64; idempotent."""
-        if not self._is_compiled:
+        if not self._is_file:
             from .nn import fuse_
 
             fuse_(self.model.eval())
@@ -241,19 +251,28 @@ class NAS:
     def load(self, weights: str | os.PathLike[str] = "yolo_nas_s.pt") -> NAS:
         """Replaces the network by the one in a file; nothing in the file is executed."""
         from .compiled import is_compiled, read_compiled
+        from .exported import is_exported, read_exported
 
-        if not is_compiled(weights):
+        exported = is_exported(weights)
+        if not exported and not is_compiled(weights):
             from .weights import resolve_weights
 
             weights = resolve_weights(weights)
         path = Path(weights).expanduser()
         self._engines = Engines()
         self.card = None
+        if exported:
+            network = read_exported(path)
+            spec = network.spec
+            self.model: YoloNAS | CompiledNetwork | ExportedNetwork = network
+            self.names, self.preprocess, self.settings = dict(spec.names), spec.preprocess, spec.settings
+            self.ckpt_path: Path | None = path
+            return self
         if is_compiled(path):
             compiled = read_compiled(path)
-            self.model: YoloNAS | CompiledNetwork = compiled.network
+            self.model = compiled.network
             self.names, self.preprocess, self.settings = compiled.names, compiled.preprocess, compiled.settings
-            self.ckpt_path: Path | None = path
+            self.ckpt_path = path
             return self
         from .checkpoint import load_model, read_checkpoint
 
@@ -274,6 +293,8 @@ class NAS:
         be trained; a quantised one with int8 weights, in about a quarter of the size. `.yolonas`: compiled for the
         native engine, which starts without torch; this fuses the network.
         """
+        if self.model.form == "exported":
+            raise ValueError("save: an exported file has no weights to save; load the checkpoint that it is of")
         if Path(filename).suffix == ".yolonas":
             from .compiled import write_compiled
 
@@ -301,12 +322,14 @@ class NAS:
         """The torch device of the weights; of a compiled network what stands for it without torch."""
         if self._is_compiled:
             return self.model.engine.device
+        if self.model.form == "exported":
+            return self.model.engine(self.overrides.get("device")).device
         return next(self.model.parameters()).device
 
     def to(self, device: Any) -> NAS:
         """Moves the network; later `predict` calls without `device=` use this one."""
-        if self._is_compiled:
-            self._engine_for(device, half=False, name=None)  # refuses what is not the CPU
+        if self._is_file:
+            self._engine_for(device, half=False, name=None)  # refuses what it does not run on
             return self
         from .engine import choose_device
 
@@ -335,9 +358,43 @@ class NAS:
         for functions in self._callbacks.values():
             functions.clear()
 
-    def export(self, *_: Any, **__: Any) -> Any:
-        """Not in this version."""
-        raise _not_yet("export")
+    def export(self, **options: Any) -> str:
+        """Writes a file for another runtime that carries everything, and checks it against this network.
+
+        Args:
+            options: see `export.ExportOptions`; `format` is "onnx" unless said otherwise. `quantize="int8"` of a float
+                network with `data` quantises it first, see `quantize`.
+
+        Returns:
+            The path of the file or folder, beside the weights unless `save` says otherwise.
+
+        Raises:
+            ValueError, NotImplementedError: options that do not go together. ImportError: a package for the format is
+                missing. ExportError: the file does not give what the network gives, or loses too much; none is left.
+
+        As `predict`, it fuses the network in place.
+        """
+        from .export import Exporter, ExportOptions
+
+        if self._is_file:
+            raise ValueError("export: model must be a checkpoint, got an exported or compiled file; load what it is of")
+        chosen = ExportOptions.of(**options)
+        if chosen.quantize == "int8" and chosen.data is not None and not self.model.activation_scales:
+            quantized = self.quantize(data=chosen.data, split=chosen.split, imgsz=chosen.imgsz, verbose=chosen.verbose)
+            return quantized.export(**options)
+        run = Exporter(
+            self.fuse().model,
+            self.names,
+            self.preprocess,
+            self.settings,
+            self.ckpt_path or Path(f"{self.model.variant.model_name}.pt"),
+            chosen,
+            self._card_for_export(),
+        )
+        self._run_callbacks("on_export_start", run)
+        path = run.run()
+        self._run_callbacks("on_export_end", run)
+        return str(path)
 
     def train(self, *_: Any, **__: Any) -> Any:
         """Not in this version."""
@@ -383,14 +440,36 @@ class NAS:
     def _is_compiled(self) -> bool:
         return self.model.form == "compiled"
 
-    def _engine_for(self, device: Any, *, half: bool, name: str | None) -> TorchEngine | NativeEngine:
+    @property
+    def _is_file(self) -> bool:
+        """Whether there is no module, but a file for a runtime: compiled for ours, or exported for another."""
+        return self.model.form in ("compiled", "exported")
+
+    def _card_for_export(self) -> dict[str, Any] | None:
+        """The card of this network's quantisation without its long tables, from the file beside it if need be."""
+        import json
+
+        if not self.model.activation_scales:
+            return None
+        if self.card is not None:
+            stated = self.card.to_dict()
+        else:
+            try:
+                stated = json.loads(self.ckpt_path.with_suffix(".json").read_bytes())  # type: ignore[union-attr]
+            except (OSError, ValueError, AttributeError, RecursionError):
+                return None
+        if not isinstance(stated, dict) or not {"float32", "int8", "evaluation"} <= stated.keys():
+            return None
+        return {key: value for key, value in stated.items() if key not in ("trials", "sensitivity")}
+
+    def _engine_for(self, device: Any, *, half: bool, name: str | None) -> TorchEngine | NativeEngine | ExportedEngine:
         return self._engines.choose(
             self.model, self.overrides.get("device") if device is None else device, half=half, name=name
         )
 
     def _runs_half(self, precision: str | None) -> bool:
         """Whether to run in float16. An INT8 network is made by `quantize` and runs as such, whatever is asked for."""
-        quantized = self.model.is_quantized if self._is_compiled else bool(self.model.activation_scales)
+        quantized = self.model.is_quantized if self._is_file else bool(self.model.activation_scales)
         if precision == "int8" and not quantized:
             raise ValueError(
                 "quantize='int8' needs a quantised network; make one with NAS.quantize(data=...) or "
@@ -406,6 +485,8 @@ class NAS:
 
         if self._is_compiled:
             return hashlib.sha256(self.model.engine.native.serialize()).hexdigest()
+        if self.model.form == "exported":
+            return self.model.digest()
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
@@ -436,7 +517,7 @@ def _collect(results: Iterator[Results]) -> list[Results]:
 
 
 def _not_yet(what: str) -> NotImplementedError:
-    have = "predict, val, quantize, info, fuse and save"
+    have = "predict, val, quantize, export, info, fuse and save"
     return NotImplementedError(
         f"{what} is not in this version of yolonas, which has {have} for {', '.join(VARIANTS)} models"
     )

@@ -20,7 +20,7 @@ from .quantization.card import Scores
 from .quantization.pictures import Reading, evenly, read_batches
 from .quantization.sensitivity import Comparison, Heads, Reference
 from .val import ValOptions
-from .val_pipeline import Pipeline
+from .val_pipeline import evaluate
 from .val_setup import ValSetup
 from .val_setup import set_up as set_up_val
 
@@ -222,23 +222,14 @@ class Measure:
     def _evaluate(
         self, val: ValSetup, engine: NativeEngine, see: Callable[[Heads], None], progress: Progress, first: bool
     ) -> Scores:
-        from .metrics import Evaluator
-
-        evaluator = Evaluator(val.names, val.dataset.category_ids)
-        pipeline = Pipeline(val, _Watched(engine, see), None, evaluator)  # type: ignore[arg-type]
-        sizes = iter([len(batch.indices) for batch in val.batches])
-        pipeline.run(lambda event: progress.advance(next(sizes)) if event == "on_val_batch_end" else None)
-        if not pipeline.seen:
-            one = pipeline.skipped[0]
-            raise SourceError(
-                f"quantize: none of the {val.planned} pictures could be used; the first: {one.path}: {one.reason}"
-            )
+        watched: Any = _Watched(engine, see)
+        metrics, pipeline = evaluate("quantize", val, watched, progress.advance)
         if first and pipeline.skipped:  # the pictures that cannot be used are told of once
             left_out = {skipped.index for skipped in pipeline.skipped}
             images = [image for number, image in enumerate(val.dataset.images) if number not in left_out]
             self._val = replace(val, dataset=replace(val.dataset, images=images))
             self.left_out = len(left_out)
-        box = evaluator.finish().box
+        box = metrics.box
         return Scores(*(float(value) if math.isfinite(value) else None for value in (box.map, box.map50)))
 
     def _compare(self, engine: NativeEngine, see: Callable[[Heads], None], progress: Progress, first: bool) -> None:

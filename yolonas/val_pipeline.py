@@ -25,7 +25,8 @@ from .val_batches import in_frame
 
 if TYPE_CHECKING:
     from .engine import TorchEngine
-    from .metrics import Evaluator
+    from .exported_engine import ExportedEngine
+    from .metrics import DetMetrics, Evaluator
     from .native_engine import NativeEngine
     from .val_setup import ValSetup
 
@@ -182,6 +183,28 @@ class Pipeline:
     def _leave_out(self, skipped: Skipped) -> None:
         LOGGER.warning("%s: left out, %s", skipped.path, skipped.reason)
         self.skipped.append(skipped)
+
+
+def evaluate(
+    op: str, setup: ValSetup, engine: TorchEngine | NativeEngine | ExportedEngine, advance: Callable[[int], None]
+) -> tuple[DetMetrics, Pipeline]:
+    """The metrics of one run that leaves nothing behind. `advance` is called with the pictures of each batch.
+
+    Raises:
+        SourceError: not one picture could be used; the text begins with `op`.
+    """
+    from .metrics import Evaluator
+
+    evaluator = Evaluator(setup.names, setup.dataset.category_ids)
+    pipeline = Pipeline(setup, engine, None, evaluator)
+    sizes = iter([len(batch.indices) for batch in setup.batches])
+    pipeline.run(lambda event: advance(next(sizes)) if event == "on_val_batch_end" else None)
+    if not pipeline.seen:
+        one = pipeline.skipped[0]
+        raise SourceError(
+            f"{op}: none of the {setup.planned} pictures could be used; the first: {one.path}: {one.reason}"
+        )
+    return evaluator.finish(), pipeline
 
 
 def _check_size(size: Size, labelled: Size | None) -> None:

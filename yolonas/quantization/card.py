@@ -65,10 +65,14 @@ class Card:
     sensitivity: list[StepLoss] = field(default_factory=list)  # the most sensitive first
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Writes JSON, replacing what was there; infinite ratios become null."""
+        """Writes `to_dict` as JSON, replacing what was there."""
         path = Path(path)
-        write_file(path, (json.dumps(_plain(asdict(self)), indent=1) + "\n").encode())
+        write_file(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
         return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; infinite ratios become None."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
 
     def lines(self) -> list[str]:
         """The table for the console."""
