@@ -26,17 +26,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 NOT_YET = ("train", "track", "benchmark")
 TASKS = ("detect",)
-VERBATIM = {
-    "model",
-    "name",
-    "project",
-    "source",
-    "data",
-    "images",
-    "annotations",
-    "shard",
-    "save",
-}  # never Python literals
+VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
 
 
 _SHOWN_PACKAGES = ("torch", "numpy", "opencv-python", "pillow", "pycocotools", "matplotlib", "safetensors", "pyyaml")
