@@ -107,12 +107,12 @@ class _Flow:
         return Dataflow(self.input, self.ops, cls, reg)
 
     def _conv(self, step: dict[str, Any]) -> None:
-        x = self._read(step["input"], step["name"])
-        begin = step["output"].offset
-        modules = step["modules"]
-        for name, module in zip(_module_names(step["name"], len(modules)), modules, strict=True):
+        modules, begin = step["modules"], 0
+        names = _module_names(step["name"], len(modules))
+        x = self._read(step["input"], names[0])
+        for name, module in zip(names, modules, strict=True):
             channels = module.out_channels
-            rows = slice(begin - step["output"].offset, begin - step["output"].offset + channels)
+            rows = slice(begin, begin + channels)
             weight, scale = step["weight"][rows, : x.channels], step["weight_scale"]
             if x.name == self.input.name or x.name == f"{self.input.name}.quantized":
                 weight = weight[:, ::-1] if self.swap_channels else weight
@@ -134,7 +134,7 @@ class _Flow:
                 op = self._add(
                     "add", f"{name}.sum", (op, residual), channels, op.downscale, scale=step["residual_scale"]
                 )
-            self._write(step["output"].part(rows.start, channels), op)
+            self._write(step["output"].part(begin, channels), op)
             begin += channels
 
     def _upsample(self, step: dict[str, Any]) -> None:

@@ -251,13 +251,16 @@ class _Post:
         it goes. No shape depends on data.
         """
         b, settings = self.b, self.spec.settings
-        boxes, scores, classes, passes, _ = self._candidates()
+        boxes, scores, classes, passes, known = self._candidates()
         removes = self._overlaps(boxes)
         if not settings.agnostic:
             row, column = (b.node("Unsqueeze", [classes, b.ints(axis)], f"class_{axis}") for axis in (1, 2))
             removes = b.node("And", [removes, b.node("Equal", [row, column], "same_class")], "overlaps_in_class")
-        count = b.node("Squeeze", [b.side(scores, 1, "place_count"), b.ints(0)], "place_number")
-        number = b.node("Range", [b.int(0), count, b.int(1)], "place")
+        if known is None:
+            count = b.node("Squeeze", [b.side(scores, 1, "place_count"), b.ints(0)], "place_number")
+            number = b.node("Range", [b.int(0), count, b.int(1)], "place")
+        else:
+            number = b.constant("place", np.arange(known))
         left = b.node("Where", [passes, scores, b.float(UNUSED)], "left0")
         scores_, places_ = [], []
         for step in range(settings.max_det):
@@ -306,6 +309,9 @@ class _Post:
     def _picture(self, scores: str) -> str:
         """The number of the picture of every place, float32 `(B, N)`."""
         b = self.b
+        if self.spec.batch is not None:
+            numbers = np.arange(self.spec.batch, dtype=np.float32)[:, None]
+            return b.constant("picture", np.repeat(numbers, self.spec.settings.max_det, axis=1))
         count = b.node("Squeeze", [b.side(scores, 0, "pictures"), b.ints(0)], "picture_count")
         number = b.cast(b.node("Range", [b.int(0), count, b.int(1)], "picture_int"), "float32", "picture_float")
         column = b.node("Unsqueeze", [number, b.ints(1)], "picture_column")
