@@ -124,7 +124,7 @@ def bench(arguments: list[str]) -> None:
     if not program.exists():
         sys.exit(f"no benchmark {name!r} in {program.parent}")
     # The other engines are large, and only these run them.
-    extra = "bench" if name in ("network", "int8", "int8_accuracy", "predict") else "test"
+    extra = "bench" if name in ("network", "int8", "int8_accuracy", "predict", "export") else "test"
     run([environment(extra, f"[{extra}]"), str(program), *rest])
 
 

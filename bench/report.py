@@ -190,6 +190,53 @@ def int8_accuracy(saved: dict[str, Result]) -> list[str]:
     ]
 
 
+def export(saved: dict[str, Result]) -> list[str]:
+    """What exported files give: mAP, and the largest differences over all networks."""
+    if "export" not in saved:
+        return []
+    result = saved["export"]
+    rows = []
+    for row in result["accuracy"]:
+        own = row["own"] or ("", "")
+        rows.append((row["network"], *(f"{value:.4f}" for value in row["map"]), f"{own[0]:.4f}" if row["own"] else ""))
+    data = f"{result['pictures']} pictures of {result['data'].removesuffix('.yaml')}"
+    lines = [
+        f'mAP of {result["model"]} on {data} through exported files with `outputs="raw"`:',
+        *("", *table(("file", "mAP50-95", "mAP50", "mAP50-95 of the network itself"), rows)),
+    ]
+    body = []
+    for key, group in _by_precision(result["rows"]).items():
+        names = ("detections", "missing", "edge", "sure", "sure_missing")
+        sums = {name: sum(row[name] for row in group) for name in names}
+        box, score = (max(row[name] for row in group) for name in ("box", "score"))
+        alone = f"{sums['missing']}, {sums['edge']} of them at a threshold" if sums["missing"] else "0"
+        if key[0] == "int8":
+            alone = f"{sums['sure_missing']} of {sums['sure']} sure ones"
+        body.append((", ".join(key), f"{sums['detections']:,}", f"{box:.2g} px", f"{score:.2g}", alone))
+    sides = ", ".join(f"{height}x{width}" for height, width in result["sizes"])
+    lines += [
+        *("", "S, M and L, with NMS in the graph and without, of fixed size and of any"),
+        f"({sides}; batches of {', '.join(map(str, result['batches']))}), against the library's own detections:",
+        *("", *table(("files", "detections", "boxes within", "scores within", "on one side only"), body), ""),
+    ]
+    write, check = result["cost"]["write"], result["cost"]["check"]
+    lines += [
+        f"Writing S takes {write['seconds']:.1f} s and {write['bytes'] / write['weights']:.1f} times the memory of its "
+        f"weights besides them; with the comparison {check['seconds']:.1f} s.",
+        f"{on(result['machine'])}, "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + f", commit {result['machine']['commit']}.",
+    ]
+    return lines
+
+
+def _by_precision(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["precision"], row["runtime"]), []).append(row)
+    return groups
+
+
 def taken_on(result: Result) -> list[str]:
     """Machine, versions, and what is missing."""
     machine = result["machine"]
@@ -311,6 +358,7 @@ SECTIONS: dict[str, Callable[[dict[str, Result]], list[str]]] = {
     "network": network,
     "int8": int8,
     "int8_accuracy": int8_accuracy,
+    "export": export,
     "predict": predict,
     "ops": ops,
 }

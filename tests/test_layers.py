@@ -15,7 +15,7 @@ ROWS = [
     {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
     {"tuning"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn", "demo"},
-    {"lowering", "quantized_graph", "selection"},
+    {"lowering", "quantized_graph", "selection", "training"},
     {"draw"},
     {"plots"},
     {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},

@@ -92,7 +92,7 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             continue
         elif mode == "val" and plain == "merge":
             mode = "merge"
-        elif mode is not None and plain in _option_names(mode):
+        elif mode is not None and mode != "inspect" and plain in _option_names(mode):
             values[plain] = True
         elif mode in ("merge", "inspect"):
             parts.append(token)
@@ -236,6 +236,7 @@ def export(values: dict[str, Any]) -> int:
 
 
 def inspect(values: dict[str, Any]) -> int:
+    from .errors import CheckpointError
     from .inspection import inspect_lines
 
     files = values.pop("files")
@@ -243,9 +244,14 @@ def inspect(values: dict[str, Any]) -> int:
         files = [*files, values["model"]]
     if not files:
         raise UsageError("inspect needs files: yolonas inspect model.onnx")
+    failed = 0
     for number, file in enumerate(files):
-        print("\n" * (number > 0) + "\n".join(inspect_lines(file)))
-    return OK
+        try:
+            print("\n" * (number > failed) + "\n".join(inspect_lines(file)), flush=True)
+        except (CheckpointError, OSError) as error:
+            failed += 1
+            print(f"yolonas: {error}", file=sys.stderr)
+    return FAILED if failed else OK
 
 
 def merge(values: dict[str, Any]) -> int:
@@ -263,6 +269,7 @@ def merge(values: dict[str, Any]) -> int:
 def info(values: dict[str, Any]) -> int:
     from .compiled import CompiledFile, is_compiled, read_compiled
     from .engines import Engines
+    from .exported import is_exported
     from .info import compiled_info, model_info, print_plan
 
     if values.get("model") is None:
@@ -270,6 +277,13 @@ def info(values: dict[str, Any]) -> int:
     detailed, plan, tune = (flag(name, values.get(name, False)) for name in ("detailed", "plan", "tune"))
     imgsz = None if values.get("imgsz") is None else image_size("imgsz", values["imgsz"])
     path = Path(values["model"]).expanduser()
+    if is_exported(path):
+        from .inspection import inspect_lines
+        from .model import NAS
+
+        print("\n".join(inspect_lines(path)))
+        NAS(path).info(detailed=detailed, imgsz=imgsz, plan=plan, tune=tune)
+        return OK
     if not is_compiled(path):
         from .checkpoint import Checkpoint, load_model, read_checkpoint
         from .weights import resolve_weights
@@ -376,7 +390,7 @@ Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a 
 def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
     def run(values: dict[str, Any]) -> int:
         print(
-            f"yolonas: '{mode}' is not in this version yet; predict, val, quantize, export, info, checks and help are",
+            f"yolonas: '{mode}' is not in this version yet; predict, val, quantize, export, inspect and info are",
             file=sys.stderr,
         )
         return FAILED

@@ -31,12 +31,13 @@ class TorchEngine:
         ValueError: the network is quantised; the modules know nothing of that.
 
     Attributes: `name`; `layout`, the axes of a picture that `heads` takes; `torch_boxes`, whether users get boxes as
-        torch tensors; `device`; `half`.
+        torch tensors; `fixed_size`, the only frame that it takes, or None; `device`; `half`.
     """
 
     name = "torch"
     layout: Literal["chw", "hwc"] = "chw"
     torch_boxes = True
+    fixed_size = None
 
     def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
         if model.activation_scales:

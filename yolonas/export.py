@@ -5,26 +5,27 @@ The writers are in `exporting`, what a file takes and gives is settled in `expor
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import ExportError, SourceError
-from .export_setup import FORMATS, TARGETS, check_free, destination, make_spec
+from .export_setup import FORMATS, INT8_FORMATS, TARGETS, destinations, make_spec
 from .exported import ExportedNetwork
 from .exporting import targets
+from .exporting.dataflow import check_weights, dataflow
 from .exporting.onnx_builder import IR_VERSIONS
 from .exporting.onnx_file import OPSET, write_onnx
-from .exporting.spec import OUTPUTS, ExportSpec
+from .exporting.spec import INPUT_NAME, OUTPUTS, SUPPRESSED, ExportSpec
 from .native_engine import CpuDevice, NativeEngine
 from .options import (
     anything,
@@ -43,7 +44,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from .config import DetectSettings
-    from .export_check import Difference, MapCheck
+    from .export_check import AnchorDifference, Difference, MapCheck
     from .exported_engine import ExportedEngine
     from .nn import YoloNAS
     from .preprocess import Preprocess
@@ -73,21 +74,27 @@ def _points(name: str, value: Any) -> float:
 class ExportOptions:
     """Settings of `export`. None means what the target, else the format, else the checkpoint says."""
 
-    format: str = option("onnx", one_of(*FORMATS), f"of the file: {', '.join(FORMATS)}")
+    format: str = option("onnx", one_of(*FORMATS), f"kind of file: {', '.join(FORMATS)}")
     target: str | None = option(
-        None, one_of(*TARGETS), f"what runs it, {', '.join(TARGETS)}: sets what is needed and writes its configuration"
+        None,
+        one_of(*TARGETS),
+        f"what runs it: {', '.join(TARGETS)}; sets the options that it needs and writes its configuration",
     )
     imgsz: tuple[int, int] | None = option(None, image_size, "input side or (height, width) (default: the model's)")
-    batch: int | None = option(None, whole(1, 65536), "pictures per call (default: 1); with dynamic: at most")
-    dynamic: bool | str = option(False, _dynamic, "any batch and any sides in multiples of 32; or 'batch', or 'size'")
+    batch: int | None = option(
+        None, whole(1, 65536), "pictures per call (default: 1); with dynamic: the most, for engines and triton"
+    )
+    dynamic: bool | str = option(
+        False, _dynamic, "takes any number of pictures and any sides in multiples of 32; 'batch', 'size': one of both"
+    )
     quantize: str | None = option(
         None, precision, "precision: 32/'fp32', 16/'fp16', 8/'int8' (default: int8 for a quantised network, else fp32)"
     )
     outputs: str | None = option(
         None,
         one_of(*OUTPUTS),
-        "'batch': number, boxes, scores, classes; 'flat', 'rows' (fixed): rows of 7; 'raw': all boxes and scores; "
-        "'heads': logits (default: batch; raw for torchscript, pt2; heads for ncnn)",
+        "'batch': number, boxes, scores, classes; 'flat': a row of 7 for each detection; 'rows': the same, a fixed "
+        "number; 'raw': all boxes and scores; 'heads': logits (default: batch; torchscript, pt2: raw; ncnn: heads)",
     )
     nms: bool | None = option(None, flag, "thresholds and NMS in the graph; False means outputs='raw'")
     conf: float | None = option(None, unit_fraction, "lowest score, 0..1 (default: the checkpoint's)")
@@ -99,11 +106,13 @@ class ExportOptions:
     preprocess: bool | None = option(
         None, flag, "the input is bytes, which the graph scales; False: scaled float32 (default: True but for ncnn)"
     )
-    layout: str | None = option(None, one_of("nchw", "nhwc"), "axes of the input (default: nchw)")
+    layout: str | None = option(None, one_of("nchw", "nhwc"), "axes of the input, nchw or nhwc (default: nchw)")
     channels: str | None = option(
-        None, one_of("rgb", "bgr"), "order that the caller sends, whatever the network was trained with (default: rgb)"
+        None,
+        one_of("rgb", "bgr"),
+        "rgb or bgr: what the caller sends, whatever the network was trained with (default: rgb)",
     )
-    opset: int = option(OPSET, whole(min(IR_VERSIONS), max(IR_VERSIONS)), "of ONNX")
+    opset: int = option(OPSET, whole(min(IR_VERSIONS), max(IR_VERSIONS)), "version of the ONNX operators, 13 to 21")
     workspace: float | None = option(None, _gib, "engine: scratch memory of the build, GiB")
     check: bool = option(True, flag, "run the file and compare it with the network")
     source: Any = option(None, anything, "picture to compare on (default: some of data, else a drawn one)")
@@ -112,7 +121,7 @@ class ExportOptions:
     fraction: float = option(1.0, unit_fraction, "measure on the first part of the pictures, 0..1")
     max_map_drop: float = option(1.0, _points, "with data: points of mAP50-95 that the file may lose")
     save: str | None = option(None, text, "file or folder to write (default: beside the model)")
-    exist_ok: bool = option(False, flag, "write over what no export has written")
+    exist_ok: bool = option(False, flag, "replace what no export has written, a folder with all that is in it")
     verbose: bool = option(True, flag, "print what was written and how it compares")
     simplify: bool = option(True, flag, "no effect: there is nothing to simplify", ignored=True)
     optimize: bool = option(False, flag, "no effect", ignored=True)
@@ -122,6 +131,10 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.data is not None and not self.check:
             raise ValueError("check must be True with data, which is there to measure the file; leave one out")
+        if self.quantize == "int8" and self.format not in INT8_FORMATS:
+            raise NotImplementedError(
+                f"export: format {self.format!r} has no int8; {', '.join(map(repr, INT8_FORMATS))} have"
+            )
 
     @classmethod
     def of(cls, **values: Any) -> ExportOptions:
@@ -153,8 +166,8 @@ class Exporter:
 
     Attributes:
         model: folded, on the CPU. card: of the quantisation, as `Card.to_dict` has it. spec: what the file takes and
-            gives. path: the file or folder. runtime, difference, scores: what ran it and how it compares, where that
-            was asked for and possible.
+            gives. path: the file or folder; beside: what goes with it. runtime, difference, anchors, scores: what ran
+            it and how it compares, where that was asked for and possible.
     """
 
     model: YoloNAS
@@ -166,8 +179,10 @@ class Exporter:
     card: Mapping[str, Any] | None = None
     spec: ExportSpec | None = None
     path: Path | None = None
+    beside: Sequence[Path] = ()
     runtime: str = ""
     difference: Difference | None = None
+    anchors: AnchorDifference | None = None
     scores: MapCheck | None = None
 
     def run(self) -> Path:
@@ -189,28 +204,25 @@ class Exporter:
             quantized=bool(self.model.activation_scales),
             card=self.card,
         )
-        _check_reader(options, self.model, self.spec)
-        path = destination(options, self.source)
+        _check_reader(options, self.model, self.spec, self.source.stem)
+        path, *beside = check_destination(options, self.source)
         native = NativeEngine.of_module(self.model)  # refuses weights that are not finite
+        samples = self._samples() if options.check else []
         start = time.perf_counter()
         with _workplace(path) as folder:
-            draft = folder / path.name
-            checked = self._write(draft)
+            checked = self._write(folder / path.name)
             spent = time.perf_counter() - start
-            if checked is not None and options.check:
-                self._check(native, checked)
-            finished = sorted(folder.iterdir(), key=lambda one: one != draft)
-            for one in finished:
-                if one != draft and one.suffix == ".onnx":
-                    check_free(path.with_name(one.name), exist_ok=options.exist_ok)
-            self.path, *_ = [_put(one, path.with_name(one.name)) for one in finished]
-        assert self.path is not None
+            if options.check:
+                self._check(native, checked, samples)
+            for one in (path, *beside):
+                _put(folder / one.name, one)
+        self.path, self.beside = path, beside
         if options.verbose:
             self._print(spent)
         return self.path
 
-    def _write(self, draft: Path) -> Path | None:
-        """Writes the file or folder, and what stands beside it. Returns what is to be compared with the network."""
+    def _write(self, draft: Path) -> Path:
+        """Writes the file or folder, and what goes beside it. Returns what is to be compared with the network."""
         options, spec = self.options, self.spec
         assert spec is not None
         if options.target is not None:
@@ -241,19 +253,19 @@ class Exporter:
         writers[options.format](draft, self.model, spec)
         return draft
 
-    def _write_engine(self, draft: Path) -> Path | None:
-        """An engine, or where TensorRT is not installed the ONNX file for it alone."""
+    def _write_engine(self, draft: Path) -> Path:
+        """An engine with its ONNX file beside it, or that file alone."""
         from .exporting.tensorrt import write_engine
 
         options, spec = self.options, self.spec
         assert spec is not None
-        onnx_file = draft.with_name(f"{draft.stem}-tensorrt.onnx")
-        write_onnx(onnx_file, self.model, spec, opset=options.opset, for_tensorrt=True)
-        if importlib.util.find_spec("tensorrt") is None:
-            LOGGER.warning("export: tensorrt is not installed (pip install tensorrt); writing the ONNX file for it")
-            return onnx_file
+        if draft.suffix == ".onnx":
+            write_onnx(draft, self.model, spec, opset=options.opset, for_tensorrt=True)
+            return draft
+        graph = draft.with_name(f"{draft.stem}-tensorrt.onnx")
+        write_onnx(graph, self.model, spec, opset=options.opset, for_tensorrt=True)
         most = options.batch or targets.MAX_BATCH
-        write_engine(draft, onnx_file, spec, workspace_gib=options.workspace, max_batch=most, verbose=options.verbose)
+        write_engine(draft, graph, spec, workspace_gib=options.workspace, max_batch=most, verbose=options.verbose)
         return draft
 
     def _write_target(self, draft: Path) -> Path:
@@ -284,7 +296,7 @@ class Exporter:
                 file.write_bytes(content)
         return written
 
-    def _check(self, native: NativeEngine, written: Path) -> None:
+    def _check(self, native: NativeEngine, written: Path, samples: Sequence[np.ndarray]) -> None:
         """Compares the file with the network. Raises ExportError where it is too far from it."""
         from . import export_check
 
@@ -292,17 +304,21 @@ class Exporter:
         assert spec is not None
         try:
             exported = _engine_of(written, spec, options.format)
+            self.difference = export_check.compare(native, exported, samples, spec)
+            self.anchors = export_check.compare_all(native, self._without_nms(exported, written), samples)
         except ImportError as error:
             if options.data is not None:
                 raise
             LOGGER.warning("export: the file was not compared with the network: %s", error)
             return
+        except RuntimeError as error:
+            raise ExportError(f"export: the file does not run: {error}; nothing was kept") from error
         self.runtime = exported.describe()
-        self.difference = export_check.compare(native, exported, self._samples(), spec)
-        if not self.difference.lies_within(spec):
+        compared = [one for one in (self.difference, self.anchors) if one is not None]
+        if not all(one.lies_within(spec) for one in compared):
             raise ExportError(
-                f"export: {exported.describe()} does not give what the network gives: {self.difference}; no file was "
-                "left. Please report this with the versions of both"
+                f"export: {self.runtime} does not give what the network gives: {'; '.join(map(str, compared))}; "
+                "nothing was kept. Please report this with the versions of both"
             )
         if options.data is None:
             return
@@ -318,29 +334,58 @@ class Exporter:
         if self.scores.drop > options.max_map_drop:
             raise ExportError(
                 f"export: the file loses {self.scores.drop:.2f} points of mAP50-95, {self.scores.before[0]:.4f} to "
-                f"{self.scores.after[0]:.4f}; max_map_drop={options.max_map_drop:g} allows no more; no file was left"
+                f"{self.scores.after[0]:.4f}; max_map_drop={options.max_map_drop:g} allows no more; nothing was kept"
             )
 
+    def _without_nms(self, exported: ExportedEngine, written: Path) -> ExportedEngine | None:
+        """A file that shows what goes into the thresholds: the file itself, or its twin where they are in the graph.
+
+        The twin differs behind the heads only. None for an engine, which takes minutes to build.
+        """
+        options, spec = self.options, self.spec
+        assert spec is not None
+        if spec.outputs not in SUPPRESSED:
+            return exported
+        if written.suffix == ".engine":
+            return None
+        twin = Exporter(
+            **{item.name: getattr(self, item.name) for item in fields(self)}
+            | {"options": replace(options, target=None), "spec": replace(spec, outputs="raw")}
+        )
+        with tempfile.TemporaryDirectory(dir=written.parent) as folder:
+            file = twin._write(Path(folder, written.name))
+            return _engine_of(file, twin.spec, options.format)
+
     def _samples(self) -> list[np.ndarray]:
-        """Pictures to compare on."""
-        from .data.images import decode_image, read_file
+        """Pictures to compare on, BGR."""
+        from .data.arrays import bgr_from_array, check_array
+        from .data.images import read_image
         from .demo import draw_scene
 
         options = self.options
+        if isinstance(options.source, np.ndarray):
+            return [bgr_from_array(picture) for picture in check_array(options.source)]
         if options.source is not None:
-            if isinstance(options.source, np.ndarray):
-                return [options.source]
             try:
-                return [decode_image(read_file(str(options.source)))]
+                return [read_image(str(options.source))]
             except SourceError as error:
-                raise SourceError(f"source: {options.source}: {error}") from None
-        if options.data is not None:
-            from .data.catalog import locate
-            from .data.dataset import open_dataset
+                raise SourceError(f"source: {error}") from None
+        if options.data is None:
+            return [draw_scene()]
+        from .data.catalog import locate
+        from .data.dataset import open_dataset
 
-            images = open_dataset(locate(options.data), options.split).images[:SAMPLES]
-            return [decode_image(read_file(image.path)) for image in images]
-        return [draw_scene()]
+        pictures: list[np.ndarray] = []
+        for image in open_dataset(locate(options.data), options.split).images:
+            try:
+                pictures.append(read_image(image.path))
+            except SourceError as error:
+                LOGGER.warning("export: not compared on %s", error)
+            if len(pictures) == SAMPLES:
+                break
+        if not pictures:
+            raise SourceError(f"data: not one picture of {options.data} could be read")
+        return pictures
 
     def _print(self, spent: float) -> None:
         from .inspection import protocol_lines
@@ -348,12 +393,18 @@ class Exporter:
         assert self.path is not None
         assert self.spec is not None
         print(f"{self.source.name} -> {self.path} ({_bytes(self.path) / 1e6:.1f} MB, written in {spent:.1f} s)")
+        for one in self.beside:
+            print(f"{'beside it':<11} {one}")
         for line in protocol_lines(self.spec):
             print(line)
         if self.difference is not None:
-            print(f"{'checked':<11} {self.runtime}: {self.difference}")
+            print(f"{'checked':<11} {self.runtime} against the network: {self.difference}")
+            if self.anchors is not None:
+                print(f"{'':<11} {self.anchors}")
             if not self.difference.detections:
                 print(f"{'':<11} source=PICTURE or data=... compares on pictures with objects")
+        else:
+            print(f"{'checked':<11} no")
         if self.scores is not None:
             print(f"\n{'':<14}{'mAP50-95':>10}{'mAP50':>10}   {self.scores.pictures} pictures of {self.scores.source}")
             for name, values in (("yolonas", self.scores.before), (self.runtime.split()[0], self.scores.after)):
@@ -373,9 +424,9 @@ class Exporter:
             labels = path.with_name(f"{path.stem}-labels.txt")
             print(f"\n{targets.frigate_config(spec, f'/config/{path.name}', f'/config/{labels.name}')}")
         elif options.target == "triton":
-            print(f"\ntritonserver --model-repository={path.resolve()}")
+            print(f"\nServe it with:\n\ntritonserver --model-repository={path.resolve()}")
         elif options.target == "deepstream":
-            print(f"\nconfig-file-path={path.resolve() / 'config_infer_primary.txt'}")
+            print(f"\nIn a pipeline:\n\nnvinfer config-file-path={path.resolve() / 'config_infer_primary.txt'}")
 
 
 class _TorchSession:
@@ -402,6 +453,11 @@ class _TorchSession:
         return [output.numpy() for output in outputs]
 
 
+def check_destination(options: ExportOptions, source: Path) -> list[Path]:
+    """Where the file goes, and what goes beside it; see `export_setup.destinations`."""
+    return destinations(options, source, builds_engine=options.format == "engine" and _has_tensorrt())
+
+
 def _engine_of(written: Path, spec: ExportSpec, format: str) -> ExportedEngine:
     if format not in ("torchscript", "pt2"):
         return ExportedNetwork(written, spec).engine()
@@ -410,12 +466,12 @@ def _engine_of(written: Path, spec: ExportSpec, format: str) -> ExportedEngine:
     return ExportedEngine(_TorchSession(written, format), spec)
 
 
-def _check_reader(options: ExportOptions, model: YoloNAS, spec: ExportSpec) -> None:
+def _check_reader(options: ExportOptions, model: YoloNAS, spec: ExportSpec, name: str) -> None:
     """Raises ValueError or NotImplementedError, before anything is written, for what its reader cannot take."""
     if options.target == "frigate":
         targets.frigate_config(spec, "", "")
     elif options.target == "triton":
-        targets.triton_config(spec, "model", max_batch=options.batch or targets.MAX_BATCH)
+        targets.triton_config(spec, name, max_batch=options.batch or targets.MAX_BATCH)
     elif options.target == "deepstream":
         targets.deepstream_config(spec, "", "", batch=options.batch or 1)
     if options.format == "ncnn":
@@ -426,6 +482,19 @@ def _check_reader(options: ExportOptions, model: YoloNAS, spec: ExportSpec) -> N
         from .exporting.torch_module import check_torch_spec
 
         check_torch_spec(model, spec)
+        check_weights(dataflow(model, input_name=INPUT_NAME), spec.precision)
+
+
+def _has_tensorrt() -> bool:
+    """Whether engines can be built here; a warning says why not."""
+    from .exporting.tensorrt import import_tensorrt
+
+    try:
+        import_tensorrt("export: TensorRT engines")
+    except ImportError as error:
+        LOGGER.warning("%s; writing the ONNX file for it", error)
+        return False
+    return True
 
 
 @contextmanager
@@ -438,12 +507,19 @@ def _workplace(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(draft: Path, path: Path) -> Path:
-    """Gives what is finished its name. A folder that is there already goes away with the workplace."""
-    if draft.is_dir() and path.is_dir():
-        path.rename(draft.with_name(f"{draft.name}.old"))
-    draft.replace(path)
-    return path
+def _put(draft: Path, path: Path) -> None:
+    """Gives what is finished its name. A folder that is there already goes away with the workplace, and comes back if
+    something prevents that.
+    """
+    old = draft.with_name(f"{draft.name}.old")
+    try:
+        if path.is_dir() or (draft.is_dir() and os.path.lexists(path)):
+            path.rename(old)
+        draft.replace(path)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            old.rename(path)
+        raise
 
 
 def _bytes(path: Path) -> int:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .exporting.spec import SUPPRESSED
+from .ops import decode
+from .prepare import fill_from_picture, input_shape
 from .progress import Progress
 from .val import ValOptions
 from .val_pipeline import evaluate
@@ -24,6 +26,7 @@ LOW_CONF = 0.05  # of comparisons where the thresholds are not in the file
 # Largest differences: of scores, and of boxes as a share of the input's longer side. Those of int8 are not bounded:
 # values that lie between two steps go up here and down there, so boxes only have to be about the same.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
+INT8_RMS = 0.05  # the same for the root mean square over all anchors
 SAME_BOX = 0.5  # IoU, in int8
 SURE = 0.15  # a score so far above the threshold should not be missed in int8
 MOST_MISSED = 0.2  # share of sure detections, in int8
@@ -71,21 +74,23 @@ def compare(
     native: NativeEngine, exported: ExportedEngine, pictures: Sequence[np.ndarray], spec: ExportSpec
 ) -> Difference:
     """The detections of both on pictures, uint8 `(H, W, 3)` BGR, with the thresholds of the file."""
-    import cv2
-
     settings = spec.settings
     if spec.outputs not in SUPPRESSED:
         settings = replace(settings, conf=min(settings.conf, LOW_CONF))
     ones = []
     for picture in pictures:
-        if spec.preprocess.fit is None:  # pictures come in the size of the input
-            picture = cv2.resize(picture, spec.preprocess.size[::-1])
+        picture = _fitting(picture, spec)
         geometry = spec.preprocess.plan(*picture.shape[:2])
         sides = [engine.detect([picture], [geometry], spec.preprocess, settings)[0][0] for engine in (native, exported)]
         ones.append(difference(*sides, spec, settings.conf))
-    largest = {name: max(getattr(one, name) for one in ones) for name in ("box", "score")}
+    return add_up(ones)
+
+
+def add_up(differences: Sequence[Difference]) -> Difference:
+    """That of all their pictures."""
+    largest = {name: max(getattr(one, name) for one in differences) for name in ("box", "score")}
     sums = ("pictures", "detections", "missing", "edge", "sure", "sure_missing")
-    return Difference(**largest, **{name: sum(getattr(one, name) for one in ones) for name in sums})
+    return Difference(**largest, **{name: sum(getattr(one, name) for one in differences) for name in sums})
 
 
 def difference(expected: np.ndarray, found: np.ndarray, spec: ExportSpec, conf: float) -> Difference:
@@ -156,6 +161,72 @@ def _iou(row: np.ndarray, rows: np.ndarray) -> np.ndarray:
     common = (high - low).clip(0).prod(1)
     areas = (rows[:, 2:4] - rows[:, :2]).prod(1) + (row[2:4] - row[:2]).prod() - common
     return np.where(areas > 0, common / np.where(areas > 0, areas, 1), 0.0)
+
+
+@dataclass(frozen=True)
+class AnchorDifference:
+    """Between boxes and scores of all anchors of two networks, before any threshold, on the same pictures.
+
+    Attributes:
+        anchors: how many. box, score: the largest differences, in pixels of the input and in 0..1; box_rms, score_rms:
+            their root mean squares.
+    """
+
+    anchors: int
+    box: float
+    score: float
+    box_rms: float
+    score_rms: float
+
+    def lies_within(self, spec: ExportSpec) -> bool:
+        """Whether it is as small as the precision allows; coarser ones are judged by the mean, not by one anchor."""
+        box, score = (self.box, self.score) if spec.precision == "fp32" else (self.box_rms, self.score_rms)
+        limit = TOLERANCES.get(spec.precision, INT8_RMS)
+        return score <= limit and box <= limit * max(spec.preprocess.size)
+
+    def __str__(self) -> str:
+        return (
+            f"all {self.anchors:,} anchors: boxes within {self.box:.2g} px (mean {self.box_rms:.2g}), scores within "
+            f"{self.score:.2g} (mean {self.score_rms:.2g})"
+        )
+
+
+def compare_all(
+    native: NativeEngine, exported: ExportedEngine | None, pictures: Sequence[np.ndarray]
+) -> AnchorDifference | None:
+    """Boxes and scores of all anchors of both, where the file gives them."""
+    if exported is None or exported.spec.outputs not in ("raw", "heads"):
+        return None
+    spec = exported.spec
+    batches = [_prepared(_fitting(picture, spec), spec) for picture in pictures]
+    differences: list[list[np.ndarray]] = [[], []]
+    for batch in batches:
+        wanted = decode(*native.heads(batch), channels_last=True)
+        ((_, outputs),) = exported.heads(batch if spec.nhwc else np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))[0]
+        levels = [output[:1] for output in outputs]
+        found = levels if spec.outputs == "raw" else decode(levels[:3], levels[3:])
+        for differs, one, other in zip(differences, found, wanted, strict=True):
+            differs.append(np.abs(one - other).ravel())
+    box, score = (np.concatenate(differs) for differs in differences)
+    rms = [float(np.sqrt(np.square(differs, dtype=np.float64).mean())) for differs in (box, score)]
+    return AnchorDifference(len(box) // 4, float(box.max()), float(score.max()), *rms)
+
+
+def _prepared(picture: np.ndarray, spec: ExportSpec) -> np.ndarray:
+    """A picture as the network sees it, float32 `(1, H, W, 3)`."""
+    geometry = spec.preprocess.plan(*picture.shape[:2])
+    batch = np.empty((1, *input_shape(geometry.frame, "hwc")), np.float32)
+    fill_from_picture(batch[0], picture, geometry, spec.preprocess, "hwc")
+    return batch
+
+
+def _fitting(picture: np.ndarray, spec: ExportSpec) -> np.ndarray:
+    """The picture, or where pictures come in the size of the input, one of that size."""
+    if spec.preprocess.fit is not None:
+        return picture
+    import cv2
+
+    return cv2.resize(picture, spec.preprocess.size[::-1])
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import DetectSettings
-from .exported import read_exported
-from .exporting.spec import MOST_ROWS, SUPPRESSED, ExportSpec
+from .exported import kind_of
+from .exporting.spec import METADATA_KEY, MOST_ROWS, SUPPRESSED, ExportSpec
 from .exporting.targets import DEEPSTREAM, FRIGATE, TRITON
+from .inspection import graphs_in, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,9 @@ TARGET_ENDINGS = {"frigate": "-frigate.onnx", "triton": "_triton", "deepstream":
 
 INT8_FORMATS = ("onnx", "openvino", "engine")
 USUAL_OUTPUTS = {"torchscript": "raw", "pt2": "raw", "ncnn": "heads"}  # of others "batch"
+
+# How files in folders end that export writes, or that runtimes leave there.
+_WRITTEN = (".bin", ".engine", ".onnx", ".param", ".pbtxt", ".txt", ".xml", ".yaml")
 
 # Fields of the settings, and the options that give them.
 _THRESHOLDS = {name: name for name in ("conf", "iou", "top_k", "max_det", "multi_label")} | {"agnostic": "agnostic_nms"}
@@ -71,14 +75,17 @@ def make_spec(
     thresholds |= {field: value for field, value in given.items() if value is not None}
     if options.top_k is None:
         thresholds["top_k"] = max(thresholds["top_k"], thresholds["max_det"])
-    outputs = options.outputs or preset.pop("outputs", None)
-    if outputs is None:
-        outputs = USUAL_OUTPUTS.get(options.format, "batch")
-        if options.nms is not None:
-            outputs = "batch" if options.nms else "raw" if outputs == "batch" else outputs
+    usual_outputs = preset.pop("outputs", None) or USUAL_OUTPUTS.get(options.format, "batch")
+    outputs = options.outputs or usual_outputs
     if options.nms is not None and options.nms != (outputs in SUPPRESSED):
-        raise ValueError(f"nms must be {not options.nms} for outputs={outputs!r}, got {options.nms}; leave one out")
+        if options.outputs is not None:
+            raise ValueError(f"nms must be {not options.nms} for outputs={outputs!r}, got {options.nms}; leave one out")
+        outputs = "batch" if options.nms else "raw"
     if outputs == "deepstream":
+        if options.multi_label:
+            raise ValueError(
+                "multi_label must be False for outputs='deepstream', got True; they give the best class of each box"
+            )
         thresholds["multi_label"] = False
     any_batch, any_size = options.dynamic in (True, "batch"), options.dynamic in (True, "size")
     asked = {
@@ -120,12 +127,15 @@ def _check(spec: ExportSpec, options: ExportOptions) -> None:
         raise ValueError(f"format must be 'onnx' for target={options.target!r}, got {options.format!r}")
 
 
-def destination(options: ExportOptions, source: Path) -> Path:
-    """Where the file or folder goes: beside the model, unless `save` says otherwise.
+def destinations(options: ExportOptions, source: Path, *, builds_engine: bool) -> list[Path]:
+    """Where the file or folder goes, beside the model unless `save` says otherwise, and then what goes beside it.
+
+    Args:
+        builds_engine: whether format "engine" gives one, and not only the ONNX file that it is made of.
 
     Raises:
-        FileNotFoundError, PermissionError: the folder is not there, or cannot be written to.
-        FileExistsError: something else stands there.
+        ValueError: `save` has another ending. FileNotFoundError, PermissionError: the folder is not there, or cannot be
+            written to. FileExistsError: something stands there that no export has written.
     """
     ending = TARGET_ENDINGS.get(options.target or "", FORMATS[options.format])
     path = Path(options.save).expanduser() if options.save else source.with_name(source.stem + ending)
@@ -136,18 +146,32 @@ def destination(options: ExportOptions, source: Path) -> Path:
         raise FileNotFoundError(f"save must be in an existing folder, there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"export: {folder} must be a folder that can be written to; save=... names another place")
-    check_free(path, exist_ok=options.exist_ok)
-    return path
+    paths = [path]
+    if options.format == "engine":
+        graph = path.with_name(f"{path.stem}-tensorrt.onnx")
+        paths = [path, graph] if builds_engine else [graph]
+    elif options.target == "frigate":
+        paths = [path, path.with_name(f"{path.stem}-labels.txt")]
+    for one in paths:
+        # A list of labels does not say who wrote it: it belongs to the file that it stands beside.
+        told_by = path if one.suffix == ".txt" else one
+        if os.path.lexists(one) and not options.exist_ok and not _is_ours(told_by):
+            raise FileExistsError(
+                f"export: {one} exists and was not written by export, or has other files in it; exist_ok=True replaces "
+                "it, save=... goes elsewhere"
+            )
+    return paths
 
 
-def check_free(path: Path, *, exist_ok: bool) -> None:
-    """Raises FileExistsError where something stands that no export has written."""
-    if not os.path.lexists(path) or exist_ok:
-        return
+def _is_ours(path: Path) -> bool:
+    """Whether an export has written it; of a folder, it and all that is in it."""
     try:
-        inner = [path] if path.is_file() or (path / "metadata.yaml").is_file() else sorted(path.rglob("*.onnx"))
-        read_exported(inner[0])
-    except (Exception, IndexError):
-        raise FileExistsError(
-            f"export: {path} exists and was not written by export; exist_ok=True replaces it, save=... goes elsewhere"
-        ) from None
+        if path.is_dir():
+            if not all(inner.is_dir() or inner.suffix in _WRITTEN for inner in path.rglob("*")):
+                return False
+            if not kind_of(path):
+                (path,) = graphs_in(path)
+        ExportSpec.from_json(stated(path)[METADATA_KEY])
+    except Exception:  # whatever it is that cannot be read
+        return False
+    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import VARIANTS
-from .errors import CheckpointError, missing_package
+from .errors import CheckpointError, WeightsNotFoundError, missing_package
 from .exporting.spec import METADATA_FILE, METADATA_KEY, ExportSpec, read_metadata
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class ExportedNetwork:
     def digest(self) -> str:
         """What tells this file from others: the SHA-256 of its files."""
         files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        if self.path.suffix == ".xml":  # whose weights are in another file
+            files.append(self.path.with_suffix(".bin"))
         digest = hashlib.sha256()
         for file in files:
             if file.is_file():
@@ -66,6 +68,12 @@ class ExportedNetwork:
         if kind_of(self.path) == "engine":
             if wanted == "cpu":
                 raise ValueError("device must be a GPU for a TensorRT engine, got 'cpu'")
+            if wanted:
+                from .engine import choose_device
+
+                device = choose_device(device)
+                if self._engine is not None and (self._engine.device.index or 0) != (device.index or 0):
+                    self._engine = None
         elif wanted not in ("", "cpu"):
             raise ValueError(f"device must be 'cpu' for this file, got {device!r}; load the checkpoint for a GPU")
         if self._engine is None:
@@ -104,7 +112,8 @@ def read_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
     """Reads what an exported file says about itself; nothing else of it.
 
     Raises:
-        CheckpointError: there is no such file, or it does not describe itself as ours do.
+        WeightsNotFoundError: there is no such file. CheckpointError: it does not describe itself as ours do.
+        ImportError: see `read_stated`.
     """
     path = Path(path).expanduser()
     stated = read_stated(path)
@@ -124,11 +133,16 @@ def read_stated(path: Path) -> Mapping[str, str]:
     """The metadata of a file as texts.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged. ImportError: a package that reads it is missing.
+        WeightsNotFoundError: there is no such file. CheckpointError: it is damaged. ImportError: a package that reads
+            it is missing.
     """
     kind = kind_of(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: there is no such file")
+        raise WeightsNotFoundError(
+            f"{path}: there is no such file; 'yolonas export model=...' makes one of a checkpoint"
+        )
+    if kind in ("onnx", "engine") and not path.is_file():  # reading a pipe would wait for its writer
+        raise CheckpointError(f"{path}: must be a file")
     if kind == "onnx":
         return _of_onnx(path)
     if kind == "engine":

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import ops
-from .exporting.spec import SUPPRESSED
+from .errors import CheckpointError
+from .exporting.spec import BATCH_NAMES, SUPPRESSED
+from .ops._dispatch import class_mask
 from .prepare import common_frame, fill_from_picture, input_shape
 from .selection import select_detections
 
@@ -43,6 +45,11 @@ class ExportedEngine:
         self.layout: Literal["chw", "hwc"] = "hwc" if spec.nhwc else "chw"
         self._told: set[str] = set()
 
+    @property
+    def fixed_size(self) -> Size | None:
+        """(height, width) of the only frame that it takes; None: it takes any."""
+        return None if self.spec.dynamic_size else self.spec.preprocess.size
+
     def describe(self) -> str:
         """What it runs on, in words."""
         return f"{self.session.name} {self.session.version}"
@@ -54,7 +61,8 @@ class ExportedEngine:
             batch: float32 `(N, 3, H, W)` or `(N, H, W, 3)`, see `layout`, prepared as `spec.preprocess` says.
 
         Raises:
-            ValueError: another size than the file takes.
+            ValueError: another size than the file takes. CheckpointError: the outputs are not what its metadata says.
+            RuntimeError: the runtime failed.
         """
         self._check_frame(batch.shape[1:3] if self.layout == "hwc" else batch.shape[2:4])
         spec = self.spec
@@ -75,8 +83,9 @@ class ExportedEngine:
             choice = choose[self.spec.outputs]
             return [rows for count, outputs in calls for rows in choice(outputs, settings)[:count]]
         self._tell_thresholds(settings)
+        mask = class_mask("detect", settings.classes, self.spec.num_classes)
         found = [rows for count, outputs in calls for rows in rows_by_picture(outputs, self.spec, count)]
-        return [_fewer(rows, settings) for rows in found]
+        return [_fewer(rows, settings, mask) for rows in found]
 
     def detect(
         self,
@@ -117,16 +126,24 @@ class ExportedEngine:
             missing = size - len(part)
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            calls.append((size - missing, self.session.run(part)))
+            calls.append((size - missing, self._checked(self.session.run(part), part.shape)))
         return calls
 
+    def _checked(self, outputs: list[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+        """The outputs for an input of this shape. Nothing says that a graph gives what its metadata says."""
+        spec = self.spec
+        batch, *sides = shape[:3] if spec.nhwc else (shape[0], *shape[2:])
+        for name, output, axes in zip(spec.output_names, outputs, spec.output_shapes(batch, *sides), strict=True):
+            dtype = np.int64 if name in (BATCH_NAMES[0], BATCH_NAMES[3]) else np.float32
+            fits = output.shape == axes or (axes[0] == -1 and output.shape[1:] == axes[1:])
+            if output.dtype != dtype or not fits:
+                raise CheckpointError(
+                    _other(f"{name} must be {np.dtype(dtype)} {axes}, got {output.dtype} {output.shape}")
+                )
+        return outputs
+
     def _check_frame(self, frame: Sequence[int]) -> None:
-        size: Size = self.spec.preprocess.size
-        if not self.spec.dynamic_size and tuple(frame) != size:
-            raise ValueError(
-                f"imgsz must be {size[0]}x{size[1]}, which this file was exported for, got {frame[0]}x{frame[1]}; "
-                "export it with dynamic=True for all sizes"
-            )
+        check_frame(self.fixed_size, frame)
 
     def _of_heads(self, outputs: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
         levels = [np.ascontiguousarray(output) for output in outputs]
@@ -150,6 +167,7 @@ class ExportedEngine:
     def _of_best(self, outputs: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
         """Rows of a box, the score of its best class and that class, for every anchor."""
         (rows,) = outputs
+        _check_classes(rows[:, :, 5], self.spec)
         if settings.multi_label:
             self._tell("multi_label", "multi_label has no effect: the file gives the best class of a box alone")
         places = np.arange(self.spec.num_classes, dtype=np.float32)
@@ -172,20 +190,48 @@ class ExportedEngine:
             LOGGER.warning("%s; export with outputs='raw' leaves this to the caller", sentence)
 
 
+def check_frame(fixed: Size | None, frame: Sequence[int]) -> None:
+    """Raises ValueError for a frame that an engine with this `fixed_size` does not take."""
+    if fixed is not None and tuple(frame) != fixed:
+        raise ValueError(
+            f"imgsz must be {fixed[0]}x{fixed[1]}, which this file was exported for, got {frame[0]}x{frame[1]}; "
+            "leave imgsz out and set rect=False, or export it with dynamic=True for all sizes"
+        )
+
+
 def rows_by_picture(outputs: list[np.ndarray], spec: ExportSpec, count: int) -> list[np.ndarray]:
     """Of the first `count` pictures float32 `(n, 6)` rows x1, y1, x2, y2, score, class; of outputs in `SUPPRESSED`."""
     assert spec.outputs in SUPPRESSED
     if spec.outputs == "batch":
         counts, boxes, scores, classes = outputs
-        rows = np.concatenate([boxes, scores[..., None], classes[..., None]], axis=2, dtype=np.float32)
-        return [rows[number, : counts[number, 0]] for number in range(count)]
-    (found,) = outputs
-    return [found[found[:, 0] == number][:, 1:] for number in range(count)]
+        if counts.min() < 0 or counts.max() > spec.settings.max_det:
+            raise CheckpointError(
+                _other(f"{BATCH_NAMES[0]} must be at most {spec.settings.max_det}, got {counts.max()}")
+            )
+        table = np.concatenate([boxes, scores[..., None], classes[..., None]], axis=2, dtype=np.float32)
+        by_picture = [table[number, : counts[number, 0]] for number in range(count)]
+    else:
+        (found,) = outputs
+        by_picture = [found[found[:, 0] == number][:, 1:] for number in range(count)]
+    for rows in by_picture:
+        _check_classes(rows[:, 5], spec)
+    return by_picture
 
 
-def _fewer(rows: np.ndarray, settings: DetectSettings) -> np.ndarray:
-    """The rows that these thresholds leave."""
+def _check_classes(classes: np.ndarray, spec: ExportSpec) -> None:
+    wrong = classes[~np.isin(classes, np.arange(spec.num_classes))]
+    if len(wrong):
+        raise CheckpointError(_other(f"classes must be numbers in 0..{spec.num_classes - 1}, got {wrong[0]:g}"))
+
+
+def _other(what: str) -> str:
+    return f"the graph gives something else than its metadata says: {what}; export it again"
+
+
+def _fewer(rows: np.ndarray, settings: DetectSettings, mask: np.ndarray | None) -> np.ndarray:
+    """The rows that these thresholds leave; `mask`: whether each class is wanted."""
     kept = rows[:, 4] > settings.conf if settings.multi_label else rows[:, 4] >= settings.conf
-    if settings.classes is not None:
-        kept &= np.isin(rows[:, 5], settings.classes)
+    kept &= np.isfinite(rows[:, :4]).all(axis=1)
+    if mask is not None:
+        kept &= mask[rows[:, 5].astype(int)] > 0
     return np.ascontiguousarray(rows[kept][: settings.max_det])

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .compiled import CompiledNetwork
-    from .config import Variant
     from .exported import ExportedNetwork
     from .native_engine import NativeEngine
     from .nn import YoloNAS
@@ -86,7 +85,7 @@ def compiled_info(
 
 
 def exported_info(
-    variant: Variant, num_classes: int, verbose: bool = True, imgsz: int | tuple[int, int] = 640
+    network: ExportedNetwork, verbose: bool = True, imgsz: int | tuple[int, int] = 640
 ) -> tuple[int, int, int, float]:
     """The same for an exported file: that of the folded network, of which there are shapes alone."""
     import torch
@@ -94,8 +93,15 @@ def exported_info(
     from .nn import YoloNAS
 
     with torch.device("meta"):
-        model = YoloNAS(variant, num_classes=num_classes, form="folded").requires_grad_(False)
-    return model_info(model, verbose=verbose, imgsz=imgsz)
+        model = YoloNAS(network.variant, num_classes=network.num_classes, form="folded").requires_grad_(False)
+    layers, parameters, gradients, gflops = model_info(model, verbose=False, imgsz=imgsz)
+    if verbose:
+        quantized = "".join(f", {part}" for part in precision(network))
+        print(
+            f"{network.variant.model_name.upper()} summary: {layers} layers, {parameters:,} parameters, exported, "
+            f"{gflops:.1f} GFLOPs{quantized}"
+        )
+    return layers, parameters, gradients, gflops
 
 
 def print_plan(engine: NativeEngine, imgsz: int | tuple[int, int], *, tuned: bool = False) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import reprlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError
 from .exported import kind_of, read_stated
-from .exporting.spec import METADATA_KEY, SUPPRESSED, ExportSpec
+from .exporting.spec import INPUT_NAME, METADATA_KEY, MOST_METADATA, SUPPRESSED, ExportSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHOWN_NAMES = 8
+MOST_LETTERS = 300
+
+_SHORT = reprlib.Repr()  # of values that may hold each other many times over
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring = 3, 40, 40, 40
+
+_ARCHIVES = {".torchscript": "torchscript", ".pt2": "pt2"}
+_CONFIG = "/extra/config.txt"  # of these archives, where `torch_formats` leaves the metadata
 
 _OUTPUTS = {
     "batch": "number, boxes, scores and classes, best first, unused places -1",
@@ -30,8 +40,9 @@ def protocol_lines(spec: ExportSpec) -> list[str]:
     """What a file takes and gives."""
     lines = {
         "network": f"YOLO-NAS {spec.variant.upper()}, {spec.precision}",
-        "classes": f"{spec.num_classes}: {_shortened(list(spec.names.values()))}",
+        "classes": f"{spec.num_classes}: {_shortened([_printable(name) for name in spec.names.values()])}",
         "input": _input(spec),
+        "scaling": _scaling(spec),
         "picture": _picture(spec),
         "outputs": ", ".join(spec.output_names),
         "": _OUTPUTS[spec.outputs],
@@ -42,49 +53,92 @@ def protocol_lines(spec: ExportSpec) -> list[str]:
 
 
 def inspect_lines(path: str | os.PathLike[str]) -> list[str]:
-    """What an exported file says about itself; of one by another library its plain metadata.
+    """What an exported file says about itself, or the file in a folder of a target; of one by another library its plain
+    metadata.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or is of another kind. ImportError: see `read_stated`.
     """
     path = Path(path).expanduser()
-    if path.exists() and not kind_of(path):
+    kind = kind_of(path) or _ARCHIVES.get(path.suffix, "")
+    if path.exists() and not kind:
+        graphs = graphs_in(path)
+        if graphs:
+            return [line for graph in graphs for line in inspect_lines(graph)]
         raise CheckpointError(
             f"{path}: is no file that export writes; for a checkpoint there is 'yolonas info model={path}'"
         )
-    stated = read_stated(path)
-    lines = [f"{'file':<11} {path} ({kind_of(path)})"]
-    if METADATA_KEY not in stated:
-        plain = [f"{_printable(key):<11} {_printable(value)[:300]}" for key, value in stated.items()]
+    said = stated(path)
+    lines = [f"{'file':<11} {_printable(str(path))} ({kind})"]
+    if METADATA_KEY not in said:
+        plain = [f"{_printable(key):<11} {_printable(value)}" for key, value in said.items()]
         return [*lines, "not exported by yolonas; its metadata:", *(plain or ["none"])]
-    spec = ExportSpec.from_json(stated[METADATA_KEY])
+    try:
+        spec = ExportSpec.from_json(said[METADATA_KEY])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     return [*lines, *protocol_lines(spec), *_card_lines(spec)]
+
+
+def graphs_in(folder: Path) -> list[Path]:
+    """The ONNX files where a folder of a target has them."""
+    return sorted([*folder.glob("*.onnx"), *folder.glob("*/*/model.onnx")])
+
+
+def stated(path: Path) -> Mapping[str, Any]:
+    """As `read_stated`, and of TorchScript and torch.export files as well: nothing in them is executed."""
+    if path.suffix not in _ARCHIVES or not path.is_file():
+        return read_stated(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith(_CONFIG)]
+            if not entries:
+                return {}
+            with archive.open(entries[0]) as file:
+                text = file.read(MOST_METADATA).decode()
+        said = json.loads(text)
+    except Exception:  # zipfile's have no common base
+        raise CheckpointError(f"{path}: is no {_ARCHIVES[path.suffix]} file, or is damaged") from None
+    if not isinstance(said, dict):
+        return {}
+    return {METADATA_KEY: text} if "format_version" in said else said
 
 
 def _input(spec: ExportSpec) -> str:
     height, width = ("any", "any") if spec.dynamic_size else map(str, spec.preprocess.size)
     shape = spec.input_shape("any" if spec.batch is None else str(spec.batch), height, width)
-    kind = "uint8" if spec.uint8 else "float32, (value - mean) / divisor"
-    sides = "; sides are multiples of 32" if spec.dynamic_size else ""
-    swapped = ", swapped in the graph for the network" if spec.swaps_channels else ""
-    return f"input {kind} ({', '.join(map(str, shape))}), {spec.channels.upper()}{swapped}{sides}"
+    kind = "uint8" if spec.uint8 else "float32"
+    sides = ", sides in multiples of 32" if spec.dynamic_size else ""
+    return f"{kind} ({', '.join(map(str, shape))}), {spec.channels.upper()}{sides}, by the name {INPUT_NAME!r}"
+
+
+def _scaling(spec: ExportSpec) -> str:
+    pre = spec.preprocess
+    if spec.uint8:
+        text = "in the graph, which takes the bytes of a picture"
+    else:
+        mean, divisor = (values[::-1] if spec.swaps_channels else values for values in (pre.mean, pre.divisor))
+        text = f"by the caller: (value - mean) / divisor, mean {_numbers(mean)}, divisor {_numbers(divisor)}"
+    return text + f"; the graph swaps {spec.channels.upper()} to {pre.channels.upper()}" * spec.swaps_channels
 
 
 def _picture(spec: ExportSpec) -> str:
-    preprocess = spec.preprocess
-    height, width = preprocess.size
-    fit = f"resized to fit {preprocess.fit[0]}x{preprocess.fit[1]}, " if preprocess.fit else "not resized, "
-    scaling = "" if spec.uint8 else f"; mean {_numbers(preprocess.mean)}, divisor {_numbers(preprocess.divisor)}"
-    return f"{fit}padded to {height}x{width} with {preprocess.pad_value}, {preprocess.padding}{scaling}"
+    pre = spec.preprocess
+    fit = "not resized"
+    if pre.fit is not None:
+        how = "resized to fit" if pre.enlarge else "if larger, resized to fit"
+        fit = f"{how if pre.keep_ratio else 'stretched to'} {pre.fit[0]}x{pre.fit[1]}"
+    where = "on all sides" if pre.padding == "center" else "at the right and the bottom"
+    return f"{fit}, padded to {pre.size[0]}x{pre.size[1]} with {pre.pad_value} {where}"
 
 
 def _thresholds(spec: ExportSpec) -> str:
     settings = spec.settings
-    where = "in the graph" if spec.outputs in SUPPRESSED else "for the caller"
+    where = "in the graph" if spec.outputs in SUPPRESSED else "left to the caller"
     labels = "several classes a box" if settings.multi_label else "one class a box"
-    across = ", across classes" if settings.agnostic else ""
+    across = " across classes" if settings.agnostic else ""
     return (
-        f"{where}: conf {settings.conf:g}, NMS IoU {settings.iou:g}{across}, top {settings.top_k}, "
+        f"{where}: conf {settings.conf:g}, NMS of {settings.top_k} candidates{across} at IoU {settings.iou:g}, "
         f"{settings.max_det} boxes a picture, {labels}"
     )
 
@@ -102,7 +156,7 @@ def _card_lines(spec: ExportSpec) -> Iterator[str]:
         yield f"{'measured on':<11} {int(evaluation['pictures'])} pictures of {_printable(evaluation['source'])}"
         if spec.card["in_float"]:
             yield f"{'in float':<11} {_shortened([_printable(one) for one in spec.card['in_float']])}"
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         yield f"{'card':<11} cannot be read"
 
 
@@ -116,4 +170,9 @@ def _shortened(names: list[str]) -> str:
 
 
 def _printable(value: Any) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+    """In one line of a terminal, and not endless: files are not to be trusted."""
+    try:
+        text = value if isinstance(value, str) else _SHORT.repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = "..."
+    return "".join(letter if letter.isprintable() else " " for letter in text[:MOST_LETTERS])

@@ -231,7 +231,7 @@ class NAS:
         if self.model.form == "exported":
             if plan or tune:
                 raise ValueError("info: plan is of the native engine, which does not run exported files")
-            return exported_info(self.model.variant, self.model.num_classes, verbose=verbose, imgsz=size)
+            return exported_info(self.model, verbose=verbose, imgsz=size)
         if self._is_compiled:
             numbers = compiled_info(self.model, verbose=verbose, imgsz=size)
         else:
@@ -363,7 +363,8 @@ class NAS:
 
         Args:
             options: see `export.ExportOptions`; `format` is "onnx" unless said otherwise. `quantize="int8"` of a float
-                network with `data` quantises it first, see `quantize`.
+                network with `data` quantises it first, see `quantize`, and leaves the quantised checkpoint in the run
+                folder.
 
         Returns:
             The path of the file or folder, beside the weights unless `save` says otherwise.
@@ -374,22 +375,24 @@ class NAS:
 
         As `predict`, it fuses the network in place.
         """
-        from .export import Exporter, ExportOptions
+        from .export import Exporter, ExportOptions, check_destination
 
         if self._is_file:
             raise ValueError("export: model must be a checkpoint, got an exported or compiled file; load what it is of")
         chosen = ExportOptions.of(**options)
+        source, network = self.ckpt_path or Path(f"{self.model.variant.model_name}.pt"), self
         if chosen.quantize == "int8" and chosen.data is not None and not self.model.activation_scales:
-            quantized = self.quantize(data=chosen.data, split=chosen.split, imgsz=chosen.imgsz, verbose=chosen.verbose)
-            return quantized.export(**options)
+            source = source.with_name(f"{source.stem}-int8{source.suffix}")
+            check_destination(chosen, source)  # told now, not after minutes of work
+            network = self.quantize(data=chosen.data, split=chosen.split, imgsz=chosen.imgsz, verbose=chosen.verbose)
         run = Exporter(
-            self.fuse().model,
-            self.names,
-            self.preprocess,
-            self.settings,
-            self.ckpt_path or Path(f"{self.model.variant.model_name}.pt"),
+            network.fuse().model,
+            network.names,
+            network.preprocess,
+            network.settings,
+            source,
             chosen,
-            self._card_for_export(),
+            network._card_for_export(),
         )
         self._run_callbacks("on_export_start", run)
         path = run.run()
@@ -477,6 +480,8 @@ class NAS:
             )
         if precision in ("fp16", "fp32") and quantized:
             LOGGER.warning("quantize=%r has no effect: the network is quantised and runs in int8", precision)
+        elif self.model.form == "exported" and precision not in (None, self.model.spec.precision):
+            LOGGER.warning("quantize=%r has no effect: the file runs in %s", precision, self.model.spec.precision)
         return precision == "fp16" and not quantized
 
     def _weights_digest(self) -> str:

@@ -48,6 +48,7 @@ class NativeEngine:
     name = "native"
     layout: Literal["chw", "hwc"] = "hwc"
     half = False
+    fixed_size = None
     device = CpuDevice()
 
     def __init__(self, native: Any, num_classes: int, *, torch_boxes: bool = False):

@@ -144,7 +144,8 @@ def precision(name: str, value: Any) -> str:
     """Bits, or a name of the precision: "fp32", "fp16" or "int8"."""
     key = value.lower() if isinstance(value, str) else value
     if not isinstance(key, int | str) or isinstance(key, bool) or key not in PRECISIONS:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, PRECISIONS))}, got {value!r}")
+        names = ", ".join(dict.fromkeys(map(str, PRECISIONS)))
+        raise ValueError(f"{name} must be one of {names}, got {value!r}")
     return PRECISIONS[key]
 
 

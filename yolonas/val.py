@@ -46,6 +46,7 @@ from .val_setup import ValSetup, set_up
 
 if TYPE_CHECKING:
     from .engine import TorchEngine
+    from .exported_engine import ExportedEngine
     from .metrics import DetMetrics
     from .native_engine import NativeEngine
 
@@ -139,7 +140,7 @@ class Validator:
         skipped: pictures that could not be used. setup: what was run.
     """
 
-    engine: TorchEngine | NativeEngine
+    engine: TorchEngine | NativeEngine | ExportedEngine
     names: dict[int, str]
     preprocess: Preprocess
     weights: str  # what identifies the weights: a digest
@@ -156,7 +157,7 @@ class Validator:
         """Evaluates and writes the results.
 
         Raises:
-            ValueError: the data set cannot be used, or does not fit the model.
+            ValueError: the data set cannot be used, or does not fit the model, or the model takes no such frames.
             FileNotFoundError: there is no such data set.
             SourceError: not one picture could be used.
             JournalError: `resume` names a run that is another one.
@@ -169,6 +170,11 @@ class Validator:
             from .tuning import tune
 
             tune(self.engine, setup.preprocess.size, options.batch, other_sizes=setup.rect)
+        if self.engine.fixed_size is not None:
+            from .exported_engine import check_frame
+
+            for batch in setup.all_batches:
+                check_frame(self.engine.fixed_size, batch.frame or setup.preprocess.size)
         header = self._header(setup)
         evaluator = Evaluator(setup.names, setup.dataset.category_ids, evaluator=options.evaluator)
         self.save_dir, fresh = self._folder(header)

@@ -155,8 +155,8 @@ def test_metadata_is_for_other_loaders_and_for_ours(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"outputs": "batch"}, "outputs must be 'heads' for format='ncnn', got 'batch'; yolonas.hpp"),
-        ({"uint8": True}, "uint8 must be False .*, got True; ncnn reads float32"),
-        ({"nhwc": True}, "nhwc must be False .*, got True"),
+        ({"uint8": True}, "preprocess must be False .*, got True; ncnn reads float32"),
+        ({"nhwc": True}, "layout must be 'nchw' .*, got 'nhwc'"),
         ({"batch": 2}, "batch must be 1 .*, got 2; ncnn has no batches"),
         ({"batch": None}, "batch must be 1 .*, got None"),
         ({"precision": "int8"}, "got 'int8'; 'onnx' and 'openvino' take int8"),

@@ -283,7 +283,9 @@ def test_weights_are_streamed(tmp_path: Path) -> None:
     assert len(again.getvalue()) == len(data)
 
 
-@pytest.mark.parametrize(("number", "data"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\1"), (1 << 32, b"\x80\x80\x80\x80\x10")])
+@pytest.mark.parametrize(
+    ("number", "data"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\1"), (1 << 32, b"\x80\x80\x80\x80\x10")]
+)
 def test_varint(number: int, data: bytes) -> None:
     assert _varint(number) == data
 

@@ -80,10 +80,10 @@ def test_frigate_paths_survive_yaml(path: str) -> None:
     ("changes", "message"),
     [
         ({"outputs": "batch"}, "frigate: outputs must be 'rows' or 'flat', got 'batch'; Frigate reads rows"),
-        ({"uint8": False}, "frigate: uint8 must be True, got False"),
-        ({"nhwc": True}, "frigate: nhwc must be False, got True"),
+        ({"uint8": False}, "frigate: preprocess must be True, got False"),
+        ({"nhwc": True}, "frigate: layout must be 'nchw', got 'nhwc'"),
         ({"batch": None}, "frigate: batch must be 1, got None"),
-        ({"dynamic_size": True}, "frigate: dynamic_size must be False, got True"),
+        ({"dynamic_size": True}, "frigate: dynamic must be False, got True"),
         ({"size": (320, 640)}, "frigate: size must be square, got 320x640"),
     ],
 )
@@ -284,9 +284,9 @@ def test_deepstream_precisions(precision: str, mode: str) -> None:
     ("changes", "message"),
     [
         ({"outputs": "rows"}, "deepstream: outputs must be 'deepstream', got 'rows'"),
-        ({"uint8": True}, "deepstream: uint8 must be False, got True; nvinfer sends float32"),
-        ({"nhwc": True}, "deepstream: nhwc must be False"),
-        ({"dynamic_size": True}, "deepstream: dynamic_size must be False"),
+        ({"uint8": True}, "deepstream: preprocess must be False, got True; nvinfer sends float32"),
+        ({"nhwc": True}, "deepstream: layout must be 'nchw'"),
+        ({"dynamic_size": True}, "deepstream: dynamic must be False"),
         ({"preprocess": Preprocess(divisor=(58.0, 57.0, 57.5))}, "deepstream: divisor must be the same"),
     ],
 )

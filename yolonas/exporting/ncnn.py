@@ -26,19 +26,19 @@ MAGIC = 7767517  # the first line of the text file
 # What stands before weights, and not before biases: how they are stored.
 TAGS = {"fp32": (0, np.dtype("<f4")), "fp16": (0x01306B47, np.dtype("<f2"))}
 
-# What a spec must have, and why.
+# What a spec must have, as users write it, and why.
 _ONLY = (
-    ("outputs", "heads", "yolonas.hpp makes boxes of them"),
-    ("uint8", False, "ncnn reads float32"),
-    ("nhwc", False, "ncnn reads channel by channel"),
-    ("batch", 1, "ncnn has no batches"),
+    ("outputs", "outputs", "heads", "yolonas.hpp makes boxes of them"),
+    ("preprocess", "uint8", False, "ncnn reads float32"),
+    ("layout", "layout", "nchw", "ncnn reads channel by channel"),
+    ("batch", "batch", 1, "ncnn has no batches"),
 )
 
 
 def check_ncnn_spec(model: YoloNAS, spec: ExportSpec) -> None:
     """Raises NotImplementedError for a quantised network, and for outputs or an input that ncnn cannot have."""
-    for name, only, reason in _ONLY:
-        if (value := getattr(spec, name)) != only:
+    for name, attribute, only, reason in _ONLY:
+        if (value := getattr(spec, attribute)) != only:
             raise NotImplementedError(f"export: {name} must be {only!r} for format='ncnn', got {value!r}; {reason}")
     if spec.precision not in TAGS or model.activation_scales:
         got = "a quantised network" if model.activation_scales else repr(spec.precision)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import STRIDES, VARIANTS, DetectSettings
+from ..config import REG_MAX, STRIDES, VARIANTS, DetectSettings
 from ..errors import CheckpointError
 from ..preprocess import Preprocess, check_size
 
@@ -82,6 +82,11 @@ class ExportSpec:
         return len(self.names)
 
     @property
+    def layout(self) -> str:
+        """The axes of an input, as users write it."""
+        return "nhwc" if self.nhwc else "nchw"
+
+    @property
     def swaps_channels(self) -> bool:
         """Whether the graph has to reverse the order of the channels."""
         return self.channels != self.preprocess.channels
@@ -93,6 +98,21 @@ class ExportSpec:
     def input_shape(self, batch: int | str, height: int | str, width: int | str) -> tuple[int | str, ...]:
         """The axes of an input in their order."""
         return (batch, height, width, 3) if self.nhwc else (batch, 3, height, width)
+
+    def output_shapes(self, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
+        """The axes of the outputs for an input of these sides; -1: as many as there are detections."""
+        cells = [(height // stride, width // stride) for stride in STRIDES]
+        anchors = sum(rows * columns for rows, columns in cells)
+        most, classes = self.settings.max_det, self.num_classes
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "batch": [(batch, 1), (batch, most, 4), (batch, most), (batch, most)],
+            "flat": [(-1, 7)],
+            "rows": [(batch * most, 7)],
+            "raw": [(batch, anchors, 4), (batch, anchors, classes)],
+            "heads": [(batch, channels, *level) for channels in (classes, 4 * (REG_MAX + 1)) for level in cells],
+            "deepstream": [(batch, anchors, 6)],
+        }
+        return shapes[self.outputs]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the metadata under `METADATA_KEY`."""
@@ -111,7 +131,7 @@ class ExportSpec:
             "input": {
                 "name": INPUT_NAME,
                 "dtype": "uint8" if self.uint8 else "float32",
-                "layout": "nhwc" if self.nhwc else "nchw",
+                "layout": self.layout,
                 "channels": self.channels,
                 "batch": self.batch,
                 "height": None if self.dynamic_size else height,
@@ -236,9 +256,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA_FILE
     try:
         if path.stat().st_size > MOST_METADATA:
-            raise CheckpointError(f"{path}: is too large for metadata")
+            raise ValueError("it is too large for metadata")
         stated = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:  # of values that do not fit their tags the package raises whatever Python does
         raise CheckpointError(f"{path}: cannot be read: {(str(error).splitlines() or [''])[0]}; export again") from None
     if not isinstance(stated, dict):
         raise CheckpointError(f"{path}: must hold names and values; export again")

@@ -104,10 +104,12 @@ def frigate_config(spec: ExportSpec, model_path: str, labels_path: str) -> str:
     """
     height, width = spec.preprocess.size
     _require("frigate", "outputs", spec.outputs, ("rows", "flat"), "Frigate reads rows of seven numbers")
-    _require("frigate", "uint8", spec.uint8, (True,), "Frigate sends bytes")
-    _require("frigate", "nhwc", spec.nhwc, (False,), "Frigate's OpenVINO detector takes batch, channel, height, width")
+    _require("frigate", "preprocess", spec.uint8, (True,), "Frigate sends bytes")
+    _require(
+        "frigate", "layout", spec.layout, ("nchw",), "Frigate's OpenVINO detector takes batch, channel, height, width"
+    )
     _require("frigate", "batch", spec.batch, (1,), "Frigate sends one picture at a time")
-    _require("frigate", "dynamic_size", spec.dynamic_size, (False,), "Frigate sends pictures of one size")
+    _require("frigate", "dynamic", spec.dynamic_size, (False,), "Frigate sends pictures of one size")
     if height != width:
         raise ValueError(
             f"frigate: size must be square, got {height}x{width}; Frigate cuts squares out of its pictures"
@@ -224,9 +226,9 @@ def deepstream_config(spec: ExportSpec, onnx_name: str, labels_name: str, *, bat
     """
     pre, settings = spec.preprocess, spec.settings
     _require("deepstream", "outputs", spec.outputs, ("deepstream",), "the parser reads no others")
-    _require("deepstream", "uint8", spec.uint8, (False,), "nvinfer sends float32")
-    _require("deepstream", "nhwc", spec.nhwc, (False,), "the network's axes must be batch, channel, height, width")
-    _require("deepstream", "dynamic_size", spec.dynamic_size, (False,), "nvinfer sends pictures of one size")
+    _require("deepstream", "preprocess", spec.uint8, (False,), "nvinfer sends float32")
+    _require("deepstream", "layout", spec.layout, ("nchw",), "the network's axes must be batch, channel, height, width")
+    _require("deepstream", "dynamic", spec.dynamic_size, (False,), "nvinfer sends pictures of one size")
     if len(set(pre.divisor)) != 1:
         raise ValueError(
             f"deepstream: divisor must be the same for all channels, got {pre.divisor}; nvinfer has but one"

@@ -6,6 +6,7 @@ the few keys that readers of other libraries look for. Neither names a device: t
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,8 +59,9 @@ def write_pt2(path: Path, model: YoloNAS, spec: ExportSpec) -> None:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
     program.graph_module.recompile()
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={CONFIG: _config(spec)})
+    buffer = io.BytesIO()  # a disk that is full would end the process inside of torch
+    torch.export.save(program, buffer, extra_files={CONFIG: _config(spec)})
+    path.write_bytes(buffer.getbuffer())
 
 
 def read_torchscript(path: Path) -> tuple[Callable[[Tensor], Tensor | tuple[Tensor, ...]], ExportSpec]:

@@ -16,7 +16,7 @@ from .blocks import ConvUnit
 
 BINS = REG_MAX + 1
 PRIOR = 0.01  # the class probability that an untrained network starts with
-ANCHOR_CELLS = 5.0  # side of the square anchor boxes, in cells; only the static assigner of the training uses them
+ANCHOR_CELLS = 5.0  # side of the square anchor boxes, in cells; part of the raw outputs, and read by nothing here
 
 Raw = tuple[Tensor, Tensor, Tensor, Tensor, list[int], Tensor]
 

@@ -163,4 +163,5 @@ def _log(values: np.ndarray) -> np.ndarray:
 def _squared_error(u: np.ndarray) -> np.ndarray:
     """The integral of the squared error from 0 to u, in steps."""
     n = np.minimum(np.rint(u), STEPS)
-    return n / 12 + (u - n) ** 3 / 3
+    rest = u - n
+    return n / 12 + rest * rest * rest / 3  # NumPy's ** takes ten times as long
