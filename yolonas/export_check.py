@@ -27,6 +27,7 @@ LOW_CONF = 0.05  # of comparisons where the thresholds are not in the file
 # values that lie between two steps go up here and down there, so boxes only have to be about the same.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
 INT8_RMS = 0.05  # the same for the root mean square over all anchors
+MOVED = 0.95  # IoU from which on a box is the same that has moved, and not another
 SAME_BOX = 0.5  # IoU, in int8
 SURE = 0.15  # a score so far above the threshold should not be missed in int8
 MOST_MISSED = 0.2  # share of sure detections, in int8
@@ -103,8 +104,9 @@ def difference(expected: np.ndarray, found: np.ndarray, spec: ExportSpec, conf: 
     apart = np.abs(expected[left] - found[right]).max(0, initial=0.0)
     alone = np.concatenate([np.delete(expected, left, 0), np.delete(found, right, 0)])
     sides = np.repeat([0, 1], [len(expected) - len(left), len(found) - len(right)])
+    rows = (expected, found)
     edge = sum(
-        _at_edge(row, (expected, found)[which], spec, conf, limit) for which, row in zip(sides, alone, strict=True)
+        _at_edge(row, rows[which], rows[1 - which], spec, conf, limit) for which, row in zip(sides, alone, strict=True)
     )
     return Difference(
         pictures=1,
@@ -141,19 +143,23 @@ def _pairs_by_overlap(expected: np.ndarray, found: np.ndarray) -> list[tuple[int
     return pairs
 
 
-def _at_edge(row: np.ndarray, rows: np.ndarray, spec: ExportSpec, conf: float, limit: float) -> bool:
-    """Whether rounding decides that a detection is there: its score is at the threshold or at the end of a full list,
-    or its overlap with a better one is what NMS allows.
+def _at_edge(row: np.ndarray, own: np.ndarray, other: np.ndarray, spec: ExportSpec, conf: float, limit: float) -> bool:
+    """Whether rounding decides that a detection is on its own side and not on the other: its score is at the threshold
+    or at the end of a full list, its overlap with a better one is what NMS allows, or one with the same score, which it
+    suppresses here, suppresses it there.
     """
     settings = spec.settings
     if abs(row[4] - conf) <= limit:
         return True
-    if len(rows) >= settings.max_det and row[4] <= rows[-1, 4] + limit:
+    if len(own) >= settings.max_det and row[4] <= own[-1, 4] + limit:
         return True
-    rivals = rows[rows[:, 4] >= row[4] - limit]
     if not settings.agnostic:
-        rivals = rivals[rivals[:, 5] == row[5]]
-    return bool((np.abs(_iou(row, rivals) - settings.iou) <= 10 * limit).any())
+        own, other = (rows[rows[:, 5] == row[5]] for rows in (own, other))
+    better = own[own[:, 4] >= row[4] - limit]
+    if (np.abs(_iou(row, better) - settings.iou) <= 10 * limit).any():
+        return True
+    overlap = _iou(row, other[np.abs(other[:, 4] - row[4]) <= limit])
+    return bool(((overlap > settings.iou - 10 * limit) & (overlap < MOVED)).any())
 
 
 def _iou(row: np.ndarray, rows: np.ndarray) -> np.ndarray:
