@@ -210,9 +210,10 @@ def export(saved: dict[str, Result]) -> list[str]:
         sums = {name: sum(row[name] for row in group) for name in names}
         box, score = (max(row[name] for row in group) for name in ("box", "score"))
         alone = f"{sums['missing']}, {sums['edge']} of them at a threshold" if sums["missing"] else "0"
-        if key[0] == "int8":
-            alone = f"{sums['sure_missing']} of {sums['sure']} sure ones"
-        body.append((", ".join(key), f"{sums['detections']:,}", f"{box:.2g} px", f"{score:.2g}", alone))
+        moved = (f"{box:.2g} px", f"{score:.2g}")
+        if key[0] == "int8":  # boxes of one class that overlap by half are the same
+            alone, moved = f"{sums['sure_missing']} of {sums['sure']:,} sure ones", ("", f"{score:.2g}")
+        body.append((", ".join(key), f"{sums['detections']:,}", *moved, alone))
     sides = ", ".join(f"{height}x{width}" for height, width in result["sizes"])
     lines += [
         *("", "S, M and L, with NMS in the graph and without, of fixed size and of any"),
