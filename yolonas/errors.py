@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CheckpointError(RuntimeError):
     """A weights file that cannot be used: the text names the file, the key where there is one, and the cure."""
@@ -21,6 +23,17 @@ class QuantizationError(RuntimeError):
 
 class ExportError(RuntimeError):
     """A file that was written for another runtime and does not give what the network gives; it is not kept."""
+
+
+class TrainingError(RuntimeError):
+    """A loss or gradients that are NaN or infinite: going on would ruin the weights.
+
+    Attributes: `pictures`, the names of the pictures that they come from, as far as that is known.
+    """
+
+    def __init__(self, message: str, pictures: Sequence[str]):
+        super().__init__(message)
+        self.pictures = tuple(pictures)
 
 
 def missing_package(what: str, package: str, extra: str | None) -> ImportError:
