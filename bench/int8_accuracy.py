@@ -1,4 +1,4 @@
-"""mAP of one model in int8: ours beside OpenVINO's after NNCF, and both in float32.
+"""mAP of one model in int8: ours beside OpenVINO's after NNCF, and both in float32; and what ours takes to calibrate.
 
 All sides calibrate with the same pictures of the data, and share the preparation of pictures, the selection of
 detections and the evaluation: only the network differs.
@@ -9,6 +9,7 @@ python bench/int8_accuracy.py MODEL DATA [--pictures 128] [--save NAME]
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 from network_files import flat
 from network_sides import not_installed
-from timing import machine, save, versions
+from timing import compare, machine, save, versions
 
 from yolonas import NAS
 from yolonas.config import DetectSettings
 from yolonas.native_engine import CpuDevice, NativeEngine
+from yolonas.quantization import collect_histograms
 from yolonas.quantization.pictures import Reading
+from yolonas.quantization.ranges import set_ranges
 from yolonas.quantize import QuantizeOptions
 from yolonas.quantize_setup import set_up
 from yolonas.selection import select_detections
@@ -77,6 +80,22 @@ def openvino_int8(model: NAS, pictures: list[np.ndarray], preset: str) -> Any:
     return nncf.quantize(openvino_network(model), nncf.Dataset(inputs), **chosen)
 
 
+def calibration(model: NAS, pictures: list[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Times of the float network on the pictures, and of finding ranges from them."""
+    engine = NativeEngine.of_module(model.model)
+    batches = [np.concatenate(pictures[begin : begin + 16]) for begin in range(0, len(pictures), 16)]
+
+    def run() -> None:
+        for batch in batches:
+            engine.heads(batch)
+
+    def calibrate() -> None:
+        set_ranges(copy.deepcopy(model.model), collect_histograms(engine, batches))
+
+    run()
+    return compare({"network": run, "calibration": calibrate}, rounds=5, repeats=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -88,6 +107,9 @@ def main() -> None:
     asked = {"data": arguments.data, "n": arguments.pictures, "verbose": False}
     setup = set_up(QuantizeOptions.of(**asked, batch=1), model.names, model.preprocess)
     pictures = list(setup.calibration_batches(Reading()))
+    times = calibration(model, pictures)
+    ratio = times["calibration"]["median_ms"] / times["network"]["median_ms"]
+    print(f"ranges of {len(pictures)} pictures: {ratio:.2f} times the float network on them", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         engines: dict[str, Callable[[], Any]] = {
             "yolonas": lambda: NativeEngine.of_module(model.model),
@@ -113,6 +135,7 @@ def main() -> None:
             "model": Path(arguments.model).name,
             "data": Path(arguments.data).name,
             "calibration": f"{len(pictures)} of {setup.offered} pictures of {setup.source}",
+            "calibration_times": times,
             "pictures": run.seen,
             "rows": rows,
             "machine": machine(),

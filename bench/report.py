@@ -182,10 +182,13 @@ def int8_accuracy(saved: dict[str, Result]) -> list[str]:
     names = ("AP", "AP50", "AP75")
     rows = [(row["side"], *(f"{row['coco'][name]:.4f}" for name in names)) for row in result["rows"]]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    times = {name: value["median_ms"] for name, value in result.get("calibration_times", {}).items()}
+    ratio = times["calibration"] / times["network"] if times else 0.0
     return [
         f"Accuracy of {result['model']} on {result['pictures']} pictures of {result['data']}. Pictures to calibrate",
         f"with ({result['calibration']}), preparation, selection and evaluation are the same for all:",
         *("", *table(("network", "mAP50-95", "mAP50", "mAP75"), rows), ""),
+        *([f"Finding ranges takes {ratio:.2f} times the float network on those pictures."] if times else []),
         f"{on(result['machine'])}, {versions}, commit {result['machine']['commit']}.",
     ]
 

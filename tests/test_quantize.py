@@ -194,6 +194,13 @@ def test_as_few_in_float_as_the_limit_needs(model: NAS, data: Path, caplog: pyte
     assert metrics.box.map == card.int8.scores.map
 
 
+def test_a_limit_that_is_met_at_once(model: NAS, data: Path) -> None:
+    card = model.quantize(data=data, max_map_drop=100, **QUICK).card
+    assert card.in_float == {}
+    assert card.sensitivity == []
+    assert len(card.trials) == 1
+
+
 def test_a_limit_that_cannot_be_met(model: NAS, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolonas.quantize._Run.lost", lambda run, candidate: 1.25)
     with pytest.raises(QuantizationError, match=r"max_map_drop=0.5 cannot be met, the least loss was 1.25") as raised:
@@ -236,7 +243,7 @@ def test_few_pictures(model: NAS, data: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_no_pictures(model: NAS, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="empty must hold pictures"):
+    with pytest.raises(SourceError, match=r"data: folder .*empty must hold pictures"):
         model.quantize(data=tmp_path / "empty", **QUICK)
     with pytest.raises(SourceError, match="must have at least one picture"):
         model.quantize(data=[], **QUICK)
@@ -275,11 +282,16 @@ def test_activations_that_are_not_finite(data: Path) -> None:
         NAS(network, names=NAMES).quantize(data=data.parent / "images" / "val", **QUICK)
 
 
-def test_other_classes(model: NAS, data: Path, tmp_path: Path) -> None:
+def test_other_classes(model: NAS, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nnames: [cat, dog, bird, fish]\n")
     with pytest.raises(ValueError, match=r"it has 4 .* the model 3"):
         model.quantize(data=other, **QUICK)
+    other.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nnames: [cat, dog]\n")
+    with caplog.at_level(logging.WARNING, "yolonas"):
+        quantized = model.quantize(data=other, **QUICK)
+    assert "other has 2 of the model's 3 classes; mAP says nothing of the others" in caplog.text
+    assert list(quantized.names.values()) == NAMES
 
 
 def test_without_a_train_part(model: NAS, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -312,13 +324,15 @@ def test_bad_pictures_are_left_out_once(
 
 
 def test_where_files_go(model: NAS, data: Path, tmp_path: Path) -> None:
-    chosen = tmp_path / "mine.safetensors"
+    chosen, chart = tmp_path / "mine.safetensors", tmp_path / "mine-sensitivity.png"
     quantized = model.quantize(data=data, save=chosen, **QUICK)
     assert quantized.ckpt_path == chosen
     assert {path.name for path in tmp_path.iterdir()} == {"mine.safetensors", "mine.json"}
+    chart.write_bytes(b"of another network")
     with pytest.raises(FileExistsError, match="exist_ok=True replaces it"):
         model.quantize(data=data, save=chosen, **QUICK)
     model.quantize(data=data, save=chosen, exist_ok=True, project=".", name="x", **QUICK)
+    assert not chart.exists()
     chosen.unlink()
     with pytest.raises(FileExistsError, match=r"mine.json exists; exist_ok=True replaces it"):
         model.quantize(data=data, save=chosen, **QUICK)
@@ -391,8 +405,9 @@ def test_layers_in_float_are_those_of_the_float_network(
     model: NAS, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("yolonas.quantize._Run._better", lambda run, best, tried, what: tried)
-    monkeypatch.setattr("yolonas.quantize.fewest_in_float", lambda steps, meets: meets(5) + 4)
-    quantized = model.quantize(data=data, max_map_drop=99, sensitivity_n=2, **{**QUICK, "correct_bias": True})
+    monkeypatch.setattr("yolonas.quantize._Run.lost", lambda run, candidate: 1.0)
+    monkeypatch.setattr("yolonas.quantize.fewest_in_float", lambda steps, meets: 5 + meets(5))
+    quantized = model.quantize(data=data, max_map_drop=0.5, sensitivity_n=2, **{**QUICK, "correct_bias": True})
     changed = []
     for step, other in zip(lower(quantized.model).steps, lower(model.model).steps, strict=True):
         if "bias" in step:

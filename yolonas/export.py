@@ -33,6 +33,7 @@ from .options import (
     data_split,
     flag,
     image_size,
+    map_points,
     one_of,
     option,
     precision,
@@ -61,12 +62,6 @@ def _dynamic(name: str, value: Any) -> bool | str:
 def _gib(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
         raise ValueError(f"{name} must be a positive number of GiB, got {value!r}")
-    return float(value)
-
-
-def _points(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise ValueError(f"{name} must be points of mAP, 0 to 100, such as 0.5, got {value!r}")
     return float(value)
 
 
@@ -119,7 +114,7 @@ class ExportOptions:
     data: str | None = option(None, text, "labelled data: mAP of the network and of the file; calibrates int8 as well")
     split: str = option("val", data_split, "part of the data that mAP is measured on")
     fraction: float = option(1.0, unit_fraction, "measure on the first part of the pictures, 0..1")
-    max_map_drop: float = option(1.0, _points, "with data: points of mAP50-95 that the file may lose")
+    max_map_drop: float = option(1.0, map_points, "with data: points of mAP50-95 that the file may lose")
     save: str | None = option(None, text, "file or folder to write (default: beside the model)")
     exist_ok: bool = option(False, flag, "replace what no export has written, a folder with all that is in it")
     verbose: bool = option(True, flag, "print what was written and how it compares")

@@ -113,6 +113,13 @@ def unit_fraction(name: str, value: Any) -> float:
     return number
 
 
+def map_points(name: str, value: Any) -> float:
+    """Points of mAP, 0..100."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise ValueError(f"{name} must be points of mAP, 0 to 100, such as 0.5, got {value!r}")
+    return float(value)
+
+
 def whole(low: int, high: int) -> Check:
     """An integer in low..high."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import tempfile
 import time
@@ -24,7 +25,19 @@ from .checkpoint import save_checkpoint
 from .errors import QuantizationError
 from .lowering import lower
 from .native_engine import NativeEngine, native_of_graph
-from .options import anything, build, data_split, flag, image_size, one_of, option, text, unit_fraction, whole
+from .options import (
+    anything,
+    build,
+    data_split,
+    flag,
+    image_size,
+    map_points,
+    one_of,
+    option,
+    text,
+    unit_fraction,
+    whole,
+)
 from .progress import Progress
 from .quantization import METHODS, collect_histograms
 from .quantization.card import Card, Scores, Side, Trial, decibels, sensitivity_lines, trial_lines
@@ -54,12 +67,6 @@ ASKED, FOR_LIMIT = "asked for", "for the wanted mAP"  # why a layer is in float
 def _percent(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
         raise ValueError(f"{name} must be above 0 and at most 100, got {value!r}")
-    return float(value)
-
-
-def _points(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise ValueError(f"{name} must be points of mAP, 0 to 100, such as 0.5, got {value!r}")
     return float(value)
 
 
@@ -110,7 +117,7 @@ class QuantizeOptions:
     sensitivity: bool = option(False, flag, "quantise each layer alone, rank and plot what it costs")
     sensitivity_n: int = option(64, whole(1, 100_000), "pictures on which outputs are compared and layers ranked")
     max_map_drop: float | None = option(
-        None, _points, "keep as few layers in float as needed to lose at most so many points of mAP50-95"
+        None, map_points, "keep as few layers in float as needed to lose at most so many points of mAP50-95"
     )
     save: str | None = option(None, _model_file, "file to write (default: NAME-int8.safetensors in the run folder)")
     project: str | None = option(None, text, "folder for run folders (default: runs/detect)")
@@ -210,9 +217,11 @@ class Quantizer:
         self.names = self.setup.names
         run = _Run(self.setup, plain, asked, len(layers))
         best = run.calibrated()
-        losses = run.sensitivity(best) if options.sensitivity or options.max_map_drop is not None else []
-        if options.max_map_drop is not None:
-            best = run.within_limit(best, losses, options.max_map_drop)
+        limit = math.inf if options.max_map_drop is None else options.max_map_drop
+        too_much = run.lost(best) > limit
+        losses = run.sensitivity(best) if options.sensitivity or too_much else []
+        if too_much:
+            best = run.within_limit(best, losses, limit)
         in_float = {name: ASKED if name in asked else FOR_LIMIT for name in layers if name not in best.in_int8}
         quantized = _finished(best)
         ms = _milliseconds((run.engine, NativeEngine.of_module(quantized)), self.setup)
@@ -246,6 +255,7 @@ class Quantizer:
         )
         card, chart = _beside(file)
         self.card.write(card)
+        chart.unlink(missing_ok=True)  # that of another network
         if losses:
             _plot(chart, losses, in_float, run.measure)
         if options.verbose:

@@ -106,7 +106,13 @@ def set_up(options: QuantizeOptions, names: Mapping[int, str], preprocess: Prepr
         LOGGER.warning("%s", problem)
     if len(val.dataset.problems) > SHOWN_PROBLEMS:
         LOGGER.warning("and %d more problems, 'yolonas val' lists them", len(val.dataset.problems) - SHOWN_PROBLEMS)
-    paths, source = _calibration_paths(options, val)
+    config = _data_config(options.data)
+    if config is not None and config.names is not None and len(config.names) < len(val.names):
+        LOGGER.warning(  # they were matched by name
+            "quantize: %s has %d of the model's %d classes; mAP says nothing of the others",
+            *(val.dataset.name, len(config.names), len(val.names)),
+        )
+    paths, source = _calibration_paths(config, val)
     items = [Item("file", paths[number], paths[number]) for number in evenly(len(paths), options.n)]
     return QuantizeSetup(items, source, len(paths), val, [], val.names, preprocess, options)
 
@@ -264,7 +270,10 @@ def _of_pictures(options: QuantizeOptions, names: dict[int, str], preprocess: Pr
     members = list(data) if isinstance(data, list | tuple) else [data]
     items: list[Item] = []
     for member in members:
-        items += items_of(member, len(items), alone=not isinstance(data, list | tuple))
+        try:
+            items += items_of(member, len(items), alone=not isinstance(data, list | tuple))
+        except (ValueError, TypeError) as error:  # predict calls it source
+            raise type(error)(str(error).replace("source:", "data:", 1)) from None
     if not items:
         raise SourceError("quantize: data must have at least one picture, got none")
     chosen = set(evenly(len(items), options.n))
@@ -275,16 +284,24 @@ def _of_pictures(options: QuantizeOptions, names: dict[int, str], preprocess: Pr
     return QuantizeSetup(used, where, len(items), None, others, names, preprocess, options)
 
 
-def _calibration_paths(options: QuantizeOptions, val: ValSetup) -> tuple[list[str], str]:
-    """The pictures of the train part, which need no labels; where there are none, those that are scored."""
+def _data_config(data: Any) -> DataConfig | None:
+    """What the data yaml says; None for a COCO json."""
     from .data.catalog import locate
+    from .data.data_yaml import read_data_yaml
 
-    found = locate(options.data)
+    found = locate(data)
+    if not isinstance(found, Path):
+        return found
+    return None if found.suffix.lower() == ".json" else read_data_yaml(found)
+
+
+def _calibration_paths(config: DataConfig | None, val: ValSetup) -> tuple[list[str], str]:
+    """The pictures of the train part, which need no labels; where there are none, those that are scored."""
     dataset = val.dataset
     reason = "a json has one part"
-    if not (isinstance(found, Path) and found.suffix.lower() == ".json"):
+    if config is not None:
         try:
-            return _train_pictures(found), f"{dataset.name} train"
+            return _train_pictures(config), f"{dataset.name} train"
         except (ValueError, OSError) as error:
             reason = str(error).removeprefix("data: ")
     LOGGER.warning(
@@ -294,12 +311,10 @@ def _calibration_paths(options: QuantizeOptions, val: ValSetup) -> tuple[list[st
     return [image.path for image in dataset.images], f"{dataset.name} {dataset.split}"
 
 
-def _train_pictures(found: Path | DataConfig) -> list[str]:
-    from .data.data_yaml import read_data_yaml
+def _train_pictures(config: DataConfig) -> list[str]:
     from .data.dataset import Problems, open_dataset
     from .data.pictures import find_pictures
 
-    config = read_data_yaml(found) if isinstance(found, Path) else found
     entries = config.splits.get("train")
     if not entries:
         raise ValueError("the yaml has no train")

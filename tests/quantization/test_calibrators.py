@@ -11,7 +11,7 @@ import pytest
 
 from yolonas.ops import reference
 from yolonas.quantization.calibrators import METHODS, _linear_bins, amax, entropy, mse, percentile, scale_of
-from yolonas.quantization.histogram import Histogram
+from yolonas.quantization.histogram import EDGES, FINITE, Histogram
 
 BIN = 1 / 128  # relative width of a bin
 
@@ -137,6 +137,22 @@ def test_mse(values: np.ndarray) -> None:
     assert found in ranges
     assert found == pytest.approx(ranges[np.argmin(errors)], rel=2 ** (1 / 64) - 1 + 1e-6)  # the neighbour at most
     assert squared_error(values, found) <= 1.001 * min(errors)
+
+
+@pytest.mark.parametrize("power", [-90, -1, 0, 3, 100])
+def test_mse_of_each_range_alone(values: np.ndarray, power: int) -> None:
+    """Without what ranges an octave apart have in common."""
+    histogram = Histogram.from_values(values * np.float32(2.0**power))
+    low, high = EDGES[:-1], EDGES[1:]
+    ranges = histogram.largest * 2.0 ** (-np.arange(512) / 64)
+    errors = []
+    for scale in ranges / 127:
+        ends = []
+        for edge in (low, high):
+            n = np.minimum(np.rint(edge / scale), 127)
+            ends.append(n / 12 + (edge / scale - n) ** 3 / 3)
+        errors.append(scale**3 * np.sum(histogram.counts[:FINITE] / (high - low) * (ends[1] - ends[0]), where=low > 0))
+    assert mse(histogram) == ranges[np.argmin(errors)]
 
 
 # --- all of them ---

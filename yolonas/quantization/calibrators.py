@@ -24,6 +24,7 @@ LEVELS = 128
 
 RANGES = 512  # that `mse` looks at
 RANGES_PER_OCTAVE = 64
+OCTAVE = 128  # bins of the histogram
 
 
 def amax(histogram: Histogram, method: str) -> float:
@@ -124,17 +125,23 @@ def mse(histogram: Histogram) -> float:
 
     Of 512 ranges, `largest * 2^(-k / 64)` for k = 0..511, the first with the least error. The error is that of values
     evenly spread over each bin, integrated exactly: with u = |x| / scale and n = min(rint(u), 127), the integral of
-    (u - n)^2 over u is n / 12 + (u - n)^3 / 3.
+    (u - n)^2 over u is n / 12 + (u - n)^3 / 3. Values below 2^-126 do not count.
     """
-    at = np.flatnonzero(histogram.counts[1:FINITE]) + 1
-    if len(at) == 0:
+    filled = np.flatnonzero(histogram.counts[OCTAVE:FINITE]) + OCTAVE
+    if len(filled) == 0:
         return histogram.largest
-    low, high = EDGES[at], EDGES[at + 1]
-    density = histogram.counts[at] / (high - low)
+    first, end = filled[0], filled[-1] + 1
     ranges = histogram.largest * 2.0 ** (-np.arange(RANGES) / RANGES_PER_OCTAVE)
-    errors = []
-    for scale in ranges / STEPS:
-        errors.append(scale**3 * (density @ (_squared_error(high / scale) - _squared_error(low / scale))))
+    # To half the range a bin is what the one an octave higher is to the whole: what is integrated for one range serves
+    # those 1, 2, ... octaves below it, so many octaves of bins further on.
+    bins = np.arange(first, end + 1 + (RANGES // RANGES_PER_OCTAVE - 1) * OCTAVE)
+    edges = np.ldexp(1 + bins % OCTAVE / OCTAVE, bins // OCTAVE - 127)
+    density = histogram.counts[first:end] / np.diff(edges[: end + 1 - first])
+    errors = np.empty(RANGES)
+    for one in range(RANGES_PER_OCTAVE):
+        of_bins = np.diff(_squared_error(edges / (ranges[one] / STEPS)))
+        for octave, number in enumerate(range(one, RANGES, RANGES_PER_OCTAVE)):
+            errors[number] = ranges[number] ** 3 * (density @ of_bins[octave * OCTAVE :][: end - first])
     return float(ranges[np.argmin(errors)])
 
 
