@@ -77,7 +77,9 @@ def nas(network: YoloNAS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NA
 
 @pytest.fixture(scope="module")
 def data(network: YoloNAS, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("cells", numbered=False), NAS(network, names=NAMES), pictures=8)
+    folder = tmp_path_factory.mktemp("export") / "cells"
+    folder.mkdir()
+    return write_data(folder, NAS(network, names=NAMES), pictures=8)
 
 
 def of(network: YoloNAS, **preprocess: Any) -> NAS:

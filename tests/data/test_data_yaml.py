@@ -110,9 +110,9 @@ def test_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("val: a\nimages: [a]\n", "images must be a folder or a mapping"),
         ("val: x\nnames: a: b\n", r"cannot be read as yaml: mapping values are not allowed .*\(line 2\)$"),
         ("val: [\n", "cannot be read as yaml"),
-        ("[" * 100_000, "cannot be read as yaml: it is nested too deeply"),
-        ("- " * 100_000, "cannot be read as yaml: it is nested too deeply"),
         # Newer readers of yaml say it themselves, in other words.
+        ("[" * 100_000, "cannot be read as yaml: (it is nested too deeply|exceeded maximum nesting depth)"),
+        ("- " * 100_000, "cannot be read as yaml: (it is nested too deeply|exceeded maximum nesting depth)"),
         ("{a: " * 100_000, "cannot be read as yaml: (it is nested too deeply|exceeded maximum nesting depth)"),
         (b"\xff\xfe\x00", "cannot be read as yaml: it is not UTF-8 text; save it as UTF-8$"),
         ("val: a\n".encode("utf-16"), "it is not UTF-8 text; save it as UTF-8$"),
