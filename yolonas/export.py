@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,10 +343,7 @@ class Exporter:
             return exported
         if written.suffix == ".engine":
             return None
-        twin = Exporter(
-            **{item.name: getattr(self, item.name) for item in fields(self)}
-            | {"options": replace(options, target=None), "spec": replace(spec, outputs="raw")}
-        )
+        twin = replace(self, options=replace(options, target=None), spec=replace(spec, outputs="raw"))
         with tempfile.TemporaryDirectory(dir=written.parent) as folder:
             file = twin._write(Path(folder, written.name))
             return _engine_of(file, twin.spec, options.format)

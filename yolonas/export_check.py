@@ -185,15 +185,15 @@ class AnchorDifference:
     score_rms: float
 
     def lies_within(self, spec: ExportSpec) -> bool:
-        """Whether it is as small as the precision allows; coarser ones are judged by the mean, not by one anchor."""
+        """Whether it is as small as the precision allows; coarser ones are judged by the root mean square."""
         box, score = (self.box, self.score) if spec.precision == "fp32" else (self.box_rms, self.score_rms)
         limit = TOLERANCES.get(spec.precision, INT8_RMS)
         return score <= limit and box <= limit * max(spec.preprocess.size)
 
     def __str__(self) -> str:
         return (
-            f"all {self.anchors:,} anchors: boxes within {self.box:.2g} px (mean {self.box_rms:.2g}), scores within "
-            f"{self.score:.2g} (mean {self.score_rms:.2g})"
+            f"all {self.anchors:,} anchors: boxes within {self.box:.2g} px (rms {self.box_rms:.2g}), scores within "
+            f"{self.score:.2g} (rms {self.score_rms:.2g})"
         )
 
 

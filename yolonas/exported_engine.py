@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class ExportedEngine:
             ValueError: another size than the file takes. CheckpointError: the outputs are not what its metadata says.
             RuntimeError: the runtime failed.
         """
-        self._check_frame(batch.shape[1:3] if self.layout == "hwc" else batch.shape[2:4])
+        check_frame(self.fixed_size, batch.shape[1:3] if self.layout == "hwc" else batch.shape[2:4])
         spec = self.spec
         axis = -1 if spec.nhwc else 1
         if spec.uint8:
@@ -97,7 +97,7 @@ class ExportedEngine:
         """Detections of each picture, from its pixels; see `TorchEngine.detect`."""
         start = time.perf_counter()
         frame = common_frame(pictures, geometries)
-        self._check_frame(frame)
+        check_frame(self.fixed_size, frame)
         own = replace(preprocess, channels=self.spec.channels)
         if self.spec.uint8:
             own = replace(own, mean=(0.0, 0.0, 0.0), divisor=(1.0, 1.0, 1.0))
@@ -113,9 +113,6 @@ class ExportedEngine:
         inferred = time.perf_counter()
         rows = self.select(outputs, settings)
         return rows, np.diff((start, prepared, inferred, time.perf_counter()))
-
-    def stands_for(self, *_: Any, **__: Any) -> bool:
-        return True
 
     def _run(self, x: np.ndarray) -> list[Call]:
         """In as many calls as the file's batch makes necessary; the last is filled up."""
@@ -141,9 +138,6 @@ class ExportedEngine:
                     _other(f"{name} must be {np.dtype(dtype)} {axes}, got {output.dtype} {output.shape}")
                 )
         return outputs
-
-    def _check_frame(self, frame: Sequence[int]) -> None:
-        check_frame(self.fixed_size, frame)
 
     def _of_heads(self, outputs: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
         levels = [np.ascontiguousarray(output) for output in outputs]

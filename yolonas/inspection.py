@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError
-from .exported import kind_of, read_stated
+from .exported import EXECUTED, kind_of, read_stated
 from .exporting.spec import INPUT_NAME, METADATA_KEY, MOST_METADATA, SUPPRESSED, ExportSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MOST_LETTERS = 300
 _SHORT = reprlib.Repr()  # of values that may hold each other many times over
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring = 3, 40, 40, 40
 
-_ARCHIVES = {".torchscript": "torchscript", ".pt2": "pt2"}
+_ARCHIVES = {suffix: suffix[1:] for suffix in EXECUTED}
 _CONFIG = "/extra/config.txt"  # of these archives, where `torch_formats` leaves the metadata
 
 _OUTPUTS = {
