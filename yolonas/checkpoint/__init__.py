@@ -7,5 +7,6 @@ pickles between them, `contents` finds the network, and `settings` and `processi
 from __future__ import annotations
 
 from .checkpoint import Checkpoint, load_model, read_checkpoint, save_checkpoint
+from .sg_file import save_super_gradients
 
-__all__ = ["Checkpoint", "load_model", "read_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "load_model", "read_checkpoint", "save_checkpoint", "save_super_gradients"]
