@@ -73,6 +73,7 @@ def assert_same_batches(first: list[TrainingBatch], second: list[TrainingBatch])
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.pixels, other.pixels)
         assert torch.equal(one.targets, other.targets)
+        assert one.names == other.names
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,9 @@ def test_without_changes_it_is_what_predict_sees(dataset: DetectionDataset, prep
     assert batch.targets.dtype == torch.float32
     assert batch.targets[:, 0].tolist() == list(range(11))
     assert sorted(classes_of([batch])) == list(range(11))
+    assert all(type(name) is str for name in batch.names)
     for number, label, *box in batch.targets.tolist():
+        assert batch.names[int(number)] == dataset.images[int(label)].path
         picture = read_image(dataset.images[int(label)].path)
         geometry = preprocess.plan(*picture.shape[:2])
         expected = ops.letterbox(
@@ -193,6 +196,8 @@ def test_shards_of_several_processes(dataset: DetectionDataset, world: int, drop
     ]
     for step, batch in enumerate(whole):
         shares = [part[step].pixels for part in parts]
+        names = [name for part in parts for name in part[step].names]
+        assert tuple(names[: len(batch.names)]) == batch.names
         assert len({len(share) for share in shares}) == 1
         together = torch.cat(shares)
         if step < len(whole) - 1:
@@ -216,6 +221,7 @@ def test_the_last_epochs_mix_no_pictures(dataset: DetectionDataset) -> None:
     for epoch in range(4):
         loader.set_epoch(epoch)
         (batch,) = loader
+        assert sorted(batch.names) == [image.path for image in dataset.images]  # the main ones
         most.append(int(batch.targets[:, 0].long().bincount().max()))
     assert min(most[:2]) > 1
     assert most[2:] == [1, 1]
@@ -261,6 +267,8 @@ def test_pictures_that_cannot_be_read_are_replaced(tmp_path: Path, caplog: pytes
         assert texts[1] == f"training: {tmp_path / '07.png'} left out: no such file"
         assert all(len(batch.pixels) == 11 for batch in batches)
         assert set(classes_of(batches)) == set(range(11)) - {4, 7}
+        for batch in batches:
+            assert batch.names == tuple(dataset.images[label].path for label in classes_of([batch]))
         results.append(batches)
     assert_same_batches(*results)
 
@@ -376,7 +384,8 @@ def test_real_pictures(shared: Path, augmentation: Augmentation) -> None:
     dataset = open_dataset(shared / "data/coco128/coco128.yaml", "train", cache=False).with_fraction(0.25)
     loader = TrainingLoader(dataset, Preprocess().with_size((320, 320)), augmentation, batch=16)
     labels = 0
-    for pixels, targets in loader:
+    for pixels, targets, names in loader:
+        assert len(names) == 16
         assert pixels.shape == (16, 3, 320, 320)
         assert pixels.float().std() > 30
         assert (targets[:, 2:] >= 0).all()

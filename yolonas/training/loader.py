@@ -36,6 +36,7 @@ class TrainingBatch(NamedTuple):
 
     pixels: Tensor  # (N, 3, H, W) uint8, channels last in memory, in the order that the network was trained with
     targets: Tensor  # (M, 6) float32 on the CPU: picture 0..N-1, class, x1, y1, x2, y2 in pixels of the input
+    names: tuple[str, ...]  # of the files: the main one where several were mixed, the one taken for an unreadable one
 
 
 def scaled(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -149,13 +150,15 @@ class TrainingLoader:
                 pixels = torch.empty(
                     (len(step), *self.preprocess.size, 3), dtype=torch.uint8, pin_memory=self.pin_memory
                 )
-                targets = []
+                targets, names = [], []
                 for number, picture in enumerate(pixels.numpy()):
-                    sample = ahead.get(taken)
+                    sample, name = ahead.get(taken)
                     taken += 1
                     picture[:] = sample.picture
                     targets.append(np.insert(sample.boxes, 0, number, axis=1))
-                yield TrainingBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(np.concatenate(targets)))
+                    names.append(name)
+                boxes = torch.from_numpy(np.concatenate(targets))
+                yield TrainingBatch(pixels.permute(0, 3, 1, 2), boxes, tuple(names))
         finally:
             ahead.close()
 
@@ -178,27 +181,27 @@ class TrainingLoader:
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, epoch, stream))
 
-    def _make(self, epoch: int, order: np.ndarray, place: int) -> Sample:
-        """The picture at a place of an epoch as the network sees it, and its boxes."""
+    def _make(self, epoch: int, order: np.ndarray, place: int) -> tuple[Sample, str]:
+        """The picture at a place of an epoch as the network sees it, its boxes, and the path of its file."""
         random = self._generator(epoch, place + 1)
 
         def another() -> Sample:
-            return self._load(int(random.integers(len(self.dataset))), random)
+            return self._load(int(random.integers(len(self.dataset))), random)[0]
 
         augmentation = self.augmentation if epoch < self._plain_from else self.augmentation.without_mixing()
-        sample = augment(self._load(int(order[place]), random), another, augmentation, self._fit, random)
-        sample = pad(sample, self.preprocess)
-        return swap_channels(sample) if self.preprocess.channels == "rgb" else sample
+        sample, path = self._load(int(order[place]), random)
+        sample = pad(augment(sample, another, augmentation, self._fit, random), self.preprocess)
+        return (swap_channels(sample) if self.preprocess.channels == "rgb" else sample), path
 
-    def _load(self, index: int, random: np.random.Generator) -> Sample:
-        """A picture of the data set, fitted, or random others until one can be read."""
+    def _load(self, index: int, random: np.random.Generator) -> tuple[Sample, str]:
+        """A picture of the data set, fitted, and its path, or of random others until one can be read."""
         for _ in range(MAX_TRIES):
+            path = self.dataset.images[index].path
             if index not in self._unreadable:
                 try:
-                    return fit(_read(self.dataset.images[index]), self.preprocess)
+                    return fit(_read(self.dataset.images[index]), self.preprocess), path
                 except (SourceError, MemoryError) as error:
                     self._report(index, error)
-            path = self.dataset.images[index].path
             index = int(random.integers(len(self.dataset)))
         raise SourceError(
             f"training: pictures of {self.dataset.name} must be readable, {MAX_TRIES} random ones were not, "
@@ -230,5 +233,5 @@ def _read(image: LabelledImage) -> Sample:
     return Sample(picture, clip_boxes(boxes, (height, width)))
 
 
-def _cost(sample: Sample) -> int:
-    return sample.picture.nbytes
+def _cost(made: tuple[Sample, str]) -> int:
+    return made[0].picture.nbytes
