@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEW_CHANNELS = 16
+
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """The batch norm of these networks; torch's defaults for eps and momentum would be wrong."""
@@ -84,11 +86,20 @@ class QARepVGG(nn.Module):
         return F.relu(y if self.post_bn is None else self.post_bn(y))
 
     def _branches(self, x: Tensor) -> Tensor:
-        pointwise = self.branch_1x1(x)
+        pointwise = self._pointwise(x)
         if self.alpha is not None:
             pointwise = self.alpha * pointwise
         y = self.branch_3x3(x) + pointwise
         return y + x if self.identity else y
+
+    def _pointwise(self, x: Tensor) -> Tensor:
+        conv = self.branch_1x1
+        if conv.in_channels >= FEW_CHANNELS or conv.stride == (1, 1):
+            return conv(x)
+        # The same sum. The gradient of such a strided convolution of few channels, channels last, overruns memory in
+        # oneDNN 3 (torch 2.13 on CPUs with AVX-512).
+        down, right = conv.stride
+        return F.conv2d(x[:, :, ::down, ::right], conv.weight, conv.bias, groups=conv.groups)
 
 
 class Bottleneck(nn.Module):

@@ -40,7 +40,7 @@ def build_optimizer(
     if not groups:
         raise ValueError("build_optimizer: model must have parameters that take gradients, got none")
     if name == "adamw":
-        return AdamW(groups, lr=learning_rate)
+        return AdamW(groups, lr=learning_rate, fused=True)
     return SGD(groups, lr=learning_rate, momentum=momentum)
 
 

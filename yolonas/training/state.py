@@ -326,7 +326,11 @@ def _optimizer_slots(state: TrainingState, learner: Learner) -> dict[int, dict[s
             if value is None:
                 raise CheckpointError(f"must have {name}, as it has others of this parameter")
             _check_like(name, value, torch.Size() if slot == "step" else parameter.shape, parameter.dtype)
-        slots[number] = {slot: value.clone() for slot, value in own.items()}  # type: ignore[union-attr]
+        # In the memory order of the parameter: fused optimizers go through both as they lie there.
+        slots[number] = {
+            slot: value.clone() if slot == "step" else torch.empty_like(parameter).copy_(value)  # type: ignore
+            for slot, value in own.items()
+        }
     if found:
         raise CheckpointError(f"has what no parameter of the optimizer needs: {brief(sorted(found))}")
     return slots
