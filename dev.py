@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What a developer runs, each command in an environment of its own; needs Python, a C++ compiler, a package index.
 
-python3 dev.py demo [WEIGHTS [SOURCE]]   install into .venv-demo and detect: pictures with boxes in runs/
+python3 dev.py demo                      install into .venv-demo; detect with the network in the package, measure it
+python3 dev.py demo WEIGHTS [PICTURES]   the same install; detect with these weights: pictures with boxes in runs/
 python3 dev.py test [PYTEST ARGS]        install into .venv-test and run the tests
 python3 dev.py sanitize                  native tests under AddressSanitizer and UBSan
 python3 dev.py lint                      ruff and clang-format, check only
@@ -18,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+MODEL = ROOT / "yolonas" / "models" / "yolo_nas_s_shapes.safetensors"
 BUILD_TOOLS = ("scikit-build-core>=0.10", "pybind11>=2.13", "cmake>=3.24", "ninja>=1.11")
 
 
@@ -45,39 +47,18 @@ def run(command: list[str], **options: object) -> None:
 
 
 def demo(arguments: list[str]) -> None:
-    python = environment("demo")
-    weights = arguments[0] if arguments else find_weights(python)
-    source = arguments[1:2]
-    made = not weights
-    if made:
-        weights = str(ROOT / ".venv-demo" / "recipe_s.safetensors")
-        print(
-            "\nNo weights found: no argument, none in the weights folder, no mirror reachable.\n"
-            "Running the whole chain on a network with weights made by a recipe. They are NOT trained: the boxes\n"
-            "below show that loading, letterbox, network, decoding, NMS and drawing work, and nothing else.\n",
-            flush=True,
+    if not arguments and not MODEL.is_file():
+        sys.exit(
+            f"demo: this checkout is without the network that comes with the package, {MODEL.relative_to(ROOT)};\n"
+            "fetch that file too, or name weights of your own: python3 dev.py demo WEIGHTS [PICTURES]"
         )
-        run([python, str(ROOT / "tests" / "recipe_checkpoint.py"), weights])
+    python = environment("demo")
     # The installed command, not `python -m`, which would take the source folder where this runs from there.
     program = Path(python).with_name("yolonas.exe" if os.name == "nt" else "yolonas")
-    command = [str(program), "predict", f"model={weights}", *(f"source={path}" for path in source)]
-    if made:
-        command += ["conf=0.8", "max_det=20"]
-    run(command, cwd=Path.cwd())  # what the user names stands where the user is
-
-
-def find_weights(python: str) -> str:
-    """A file in the weights folder, or a download; empty if there is neither."""
-    code = (
-        "import sys\n"
-        "from yolonas.errors import CheckpointError\n"
-        "from yolonas.weights import resolve_weights\n"
-        "try:\n    print(resolve_weights('yolo_nas_s'))\n"
-        "except CheckpointError as error:\n    print(error, file=sys.stderr)\n"
-    )
-    # -I: the installed package, not the source folder that this may run from.
-    done = subprocess.run([python, "-I", "-c", code], stdout=subprocess.PIPE, text=True, check=False)
-    return done.stdout.strip()
+    command = ["demo"]
+    if arguments:
+        command = ["predict", f"model={arguments[0]}", *(f"source={path}" for path in arguments[1:2])]
+    run([str(program), *command], cwd=Path.cwd())  # what the user names stands where the user is
 
 
 def test(arguments: list[str]) -> None:

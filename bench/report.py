@@ -352,6 +352,78 @@ def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"| {' | '.join(titles)} |", f"{'|---' * len(titles)}|", *body]
 
 
+def train_accuracy(saved: dict[str, Result]) -> list[str]:
+    """What trainings on a real data set give."""
+    if "train_bccd" not in saved:
+        return []
+    result = saved["train_bccd"]
+    parts, rows = result["parts"], []
+    if "scratch" in parts:
+        rows.append(_training("S from random weights", parts["scratch"], None))
+    if "tuned" in parts:
+        rows.append(_training(f"{result['checkpoint']}, trained further", parts["tuned"], parts["tuned"]["before"]))
+    if "quantised" in parts:
+        bits = parts["quantised"]["settings"]["weight_bits"]
+        name = f"{result['checkpoint']} in int8 with weights of {bits} bits"
+        rows.append(_training(name, parts["quantised"], parts["quantised"]["before"]))
+    titles = ("training", "epochs", "size", "batch", "lr", "minutes", "mAP50-95 before", "after", "mAP50 after")
+    sizes = {part["size"][0] for part in parts.values()}
+    lines = [
+        f"On {result['data']}, measured on its val part at {', '.join(map(str, sorted(sizes)))} px:",
+        *("", *table(titles, rows), ""),
+    ]
+    if "quantised" in parts:
+        part = parts["quantised"]
+        lines += [
+            f"In float32 the last one's checkpoint has {part['float32']['map']:.4f}, with weights of 8 bits "
+            f"{part['int8']['map']:.4f}.",
+        ]
+    commits = ", ".join(dict.fromkeys(part["commit"] for part in parts.values()))
+    return [*lines, f"{on(result['machine'])}, torch {result['machine']['torch']}, commit {commits}."]
+
+
+def _training(name: str, part: Result, before: Result | None) -> tuple[str, ...]:
+    settings, used = part["settings"], part["settings"]["used"]
+    if settings["precision"] not in (None, "float32"):
+        name += f" ({settings['precision']})"
+    size = part["size"][0] if settings["imgsz"] is None else settings["imgsz"][0]
+    shown = (f"{used['epochs']}", f"{size}", f"{used['batch']}", f"{used['learning_rate']:g}")
+    first = "" if before is None else f"{before['map']:.4f}"
+    after = part["after"]
+    return (name, *shown, f"{part['seconds'] / 60:.0f}", first, f"{after['map']:.4f}", f"{after['map50']:.4f}")
+
+
+def train(saved: dict[str, Result]) -> list[str]:
+    """How long a step of a training takes, and what in it."""
+    if "train" not in saved:
+        return []
+    result = saved["train"]
+    names = {
+        "yolonas": "`yolonas`",
+        "yolonas, bf16": "`yolonas`, `precision=bf16`",
+        "plain torch": "plain torch modules",
+    }
+    peer = result["times"]["plain torch"]["median_ms"]
+    rows = [
+        (
+            names[side],
+            f"{value['median_ms']:,.0f} ms",
+            f"{result['images_per_second'][side]:.1f}",
+            f"{value['median_ms'] / peer:.2f}",
+        )
+        for side, value in result["times"].items()
+    ]
+    step = result["times"]["yolonas"]["median_ms"]
+    shares = ", ".join(f"{name} {ms / step:.0%}" for name, ms in result["stages_ms"].items() if ms >= 0.005 * step)
+    return [
+        f"A step of S at {result['size']}, batch {result['batch']}, {result['threads']} threads:",
+        *("", *table(("side", "step", "images/s", "of plain torch"), rows), ""),
+        f"Where the time of the first goes: {shares}.",
+        f"One reading thread gives {result['images_per_second']['loader']:.0f} changed pictures a second.",
+        f"{on(result['machine'])}, torch {result['versions']['torch']}, commit {result['machine']['commit']}.",
+    ]
+
+
 def on(machine: dict[str, Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores, {machine['cpu_isa']} kernels"
 
@@ -363,6 +435,8 @@ SECTIONS: dict[str, Callable[[dict[str, Result]], list[str]]] = {
     "int8": int8,
     "int8_accuracy": int8_accuracy,
     "export": export,
+    "train_accuracy": train_accuracy,
+    "train": train,
     "predict": predict,
     "ops": ops,
 }

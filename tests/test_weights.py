@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from yolonas import download as download_module
 from yolonas import weights as weights_module
 from yolonas.checkpoint import checkpoint as checkpoint_module
 from yolonas.errors import CheckpointError, WeightsNotFoundError
-from yolonas.weights import MIRRORS, SHA256, Mirror, resolve_weights
+from yolonas.weights import MIRRORS, SHA256, SHIPPED_FILE, Mirror, card_beside, is_shipped, resolve_weights
 
 SHAPES = {"heads.head1.stem.seq.conv.weight": (64, 1, 1, 1), "heads.head1.cls_pred.weight": (80, 1, 1, 1)}
 
@@ -31,6 +32,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("YOLONAS_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("YOLONAS_OFFLINE", "1")
     return tmp_path / "weights"
+
+
+@pytest.fixture
+def shipped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that comes with the package, or would."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(weights_module, "SHIPPED_FOLDER", tmp_path / "models")
+    return tmp_path / "models" / SHIPPED_FILE
 
 
 @pytest.fixture
@@ -55,6 +64,12 @@ def checkpoint_bytes(shapes: dict[str, tuple[int, ...]]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"net": {key: torch.ones(shape) for key, shape in shapes.items()}}, buffer)
     return buffer.getvalue()
+
+
+def not_found(name: str) -> str:
+    with pytest.raises(WeightsNotFoundError) as caught:
+        resolve_weights(name)
+    return str(caught.value)
 
 
 def touch(path: Path) -> Path:
@@ -106,6 +121,71 @@ def test_order_of_places(folder: Path):
 def test_other_files_in_the_weights_folder(folder: Path):
     path = touch(folder / "cells.safetensors")
     assert resolve_weights("cells.safetensors") == path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("yolo_nas_s_shapes", "yolo_nas_s_shapes.pt", "yolo_nas_s_shapes.safetensors"),
+        *("YOLO-NAS-S-shapes", "yolo_nas_s_shapes.pth"),
+    ],
+)
+def test_the_network_in_the_package(shipped: Path, name: str):
+    touch(shipped)
+    assert resolve_weights(name) == shipped
+    assert is_shipped(resolve_weights(name))
+
+
+def test_other_files_win_over_the_one_in_the_package(shipped: Path, folder: Path):
+    touch(shipped)
+    kept = touch(folder / SHIPPED_FILE)
+    assert resolve_weights("yolo_nas_s_shapes.pt") == kept
+    assert not is_shipped(kept)
+    local = touch(Path(SHIPPED_FILE))
+    assert resolve_weights("yolo_nas_s_shapes.pt") == kept  # a name with a suffix means that file
+    assert resolve_weights("yolo_nas_s_shapes") == local
+    assert resolve_weights(SHIPPED_FILE) == local
+    assert not is_shipped(local)
+    named = touch(Path("yolo_nas_s_shapes"))
+    assert resolve_weights("yolo_nas_s_shapes") == named
+
+
+@pytest.mark.parametrize("name", ["yolo_nas_m_shapes", "yolo_nas_s_shapes_coco", "yolo_nas_s_shapes.onnx"])
+def test_names_that_are_near_to_the_one_in_the_package(shipped: Path, name: str):
+    touch(shipped)
+    with pytest.raises(WeightsNotFoundError, match=r"did you mean .*yolo_nas_s_shapes"):
+        resolve_weights(name)
+
+
+def test_a_package_without_its_network(shipped: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weights_module, "download", None)
+    with pytest.raises(WeightsNotFoundError) as caught:
+        resolve_weights("yolo_nas_s_shapes.pt")
+    text = str(caught.value)
+    assert "'yolo_nas_s_shapes.pt' is the network that comes with the package" in text
+    assert f"there is no file {shipped}; install a release, or put {SHIPPED_FILE} into {folder}" in text
+    assert "known models are yolo_nas_s, yolo_nas_m, yolo_nas_l, yolo_nas_s_shapes" in not_found("resnet.pt")
+
+
+def test_what_a_user_names_in_the_package_is_a_file_of_it(shipped: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(shipped)
+    monkeypatch.chdir(shipped.parent)
+    assert is_shipped(SHIPPED_FILE)
+    assert not is_shipped(f"../{SHIPPED_FILE}")
+
+
+def test_a_card_lies_beside_its_weights(tmp_path: Path):
+    card = {"float32": {}, "int8": {}, "evaluation": {}, "asked": {}}
+    (tmp_path / "a.json").write_text(json.dumps(card))
+    assert card_beside(tmp_path / "a.safetensors") == card
+    assert card_beside(str(tmp_path / "a.safetensors")) == card
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "{}", '{"float32": 1, "int8": 2}', "[" * 100_000, b"\xff{"])
+def test_no_card(tmp_path: Path, text: str | bytes | None):
+    if text is not None:
+        (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert card_beside(tmp_path / "a.safetensors") is None
 
 
 @pytest.mark.parametrize(

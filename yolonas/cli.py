@@ -24,7 +24,7 @@ LOGGER = logging.getLogger("yolonas")
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-NOT_YET = ("train", "track", "benchmark")
+NOT_YET = ("track", "benchmark")
 TASKS = ("detect",)
 VERBATIM = {"model", "name", "project", "source", "data", "images", "annotations", "shard"}  # never Python literals
 
@@ -78,6 +78,8 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     values: dict[str, Any] = {}
     parts: list[str] = []
     for token in tokens:
+        if token in ("-h", "--help"):
+            return "help", {}
         plain = _plain(token)
         key, equals, value = plain.partition("=")
         if equals:
@@ -186,6 +188,72 @@ def val(values: dict[str, Any]) -> int:
             print(f"interrupted after {done}; the same command with resume goes on from there", file=sys.stderr)
         return INTERRUPTED
     return FAILED if metrics.left_out else OK
+
+
+def demo(values: dict[str, Any]) -> int:
+    from .demo import DemoOptions, run_demo
+    from .model import NAS
+    from .weights import SHIPPED
+
+    model = values.pop("model", None) or SHIPPED
+    options = DemoOptions.of(**values)  # before the weights are loaded, as for predict
+    if options.verbose:
+        print(_headline(model))
+    return FAILED if run_demo(NAS(model), options).metrics.left_out else OK
+
+
+def train(values: dict[str, Any]) -> int:
+    # Waiting threads that spin take the cores from those that read pictures. It has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from .errors import TrainingError
+    from .model import NAS
+    from .train import TrainOptions
+    from .train_files import find_interrupted
+
+    model = values.pop("model", None)
+    # Before the weights are loaded, as for predict.
+    options = TrainOptions.of(**values)
+    if options.resume:
+        model = find_interrupted(options.resume, options.project, options.name).path.with_name("last.safetensors")
+    elif model is None:
+        model = "yolo_nas_s.pt"
+        LOGGER.warning("train: no model given, using model=%s; yolo_nas_s.yaml begins with random weights", model)
+    is_first = os.environ.get("RANK", "0") == "0"
+    if options.verbose and is_first:
+        print(_headline(model))
+    detector = NAS(model)
+    started: list[Any] = []
+    detector.add_callback("on_train_start", started.append)
+    try:
+        metrics = detector.train(**{item.name: getattr(options, item.name) for item in fields(options)})
+    except KeyboardInterrupt:
+        if not started:
+            raise
+        print(_how_to_resume(started[0], "interrupted"), file=sys.stderr)
+        return INTERRUPTED
+    except TrainingError as error:
+        print(f"yolonas: {error}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        if not started:
+            raise
+        print(_how_to_resume(started[0], f"yolonas: {error}"), file=sys.stderr)
+        return FAILED
+    if options.verbose and is_first:
+        if metrics is not None:
+            from .val_report import print_table
+
+            print_table(metrics)
+        print(f"Results saved to {detector.trainer.save_dir}; weights: {detector.ckpt_path}")
+    return OK
+
+
+def _how_to_resume(trainer: Any, why: str) -> str:
+    if trainer.kept == 0:
+        return f"{why} in the first epoch; nothing is kept"
+    if not trainer.is_kept:
+        return f"{why} after the training had ended; its weights are in {trainer.save_dir}"
+    return f"{why} after epoch {trainer.kept}; 'yolonas train resume={trainer.save_dir}' goes on from there"
 
 
 def quantize(values: dict[str, Any]) -> int:
@@ -354,16 +422,20 @@ def version(values: dict[str, Any]) -> int:
 
 
 def show_help(values: dict[str, Any]) -> int:
+    from .demo import DemoOptions
     from .export import ExportOptions
     from .predict import PredictOptions
     from .quantize import QuantizeOptions
+    from .train import TrainOptions
     from .val import ValOptions
 
     print(f"""yolonas {__version__}: YOLO-NAS detectors
 
+  yolonas demo                                             a first run without any file: drawn pictures, and their mAP
   yolonas predict model=yolo_nas_s.pt source=bus.jpg       detect objects in pictures, videos, folders, streams
   yolonas val     model=yolo_nas_s.pt data=coco8.yaml      mean average precision on a labelled data set
   yolonas val merge FOLDER FOLDER ...                      joins the parts of a val with shard=1/2, shard=2/2
+  yolonas train   model=yolo_nas_s.pt data=cells.yaml      fine-tune on your own pictures; resume=FOLDER goes on
   yolonas quantize model=FILE data=cells.yaml              an INT8 network, and a card of what it costs
   yolonas export  model=FILE format=onnx                   a file for ONNX Runtime, OpenVINO, TensorRT, Frigate, ...
   yolonas inspect FILE ...                                 what exported files say about themselves
@@ -375,7 +447,14 @@ def show_help(values: dict[str, Any]) -> int:
   not in this version yet: {", ".join(NOT_YET)}
 
 Options are name=value; a bare name means True. cfg=FILE.yaml reads them from a file.""")
-    kinds = {"predict": PredictOptions, "val": ValOptions, "quantize": QuantizeOptions, "export": ExportOptions}
+    kinds = {
+        "demo": DemoOptions,
+        "predict": PredictOptions,
+        "val": ValOptions,
+        "train": TrainOptions,
+        "quantize": QuantizeOptions,
+        "export": ExportOptions,
+    }
     for mode, kind in kinds.items():
         print(f"\n{mode} takes:\n")
         for item in fields(kind):  # type: ignore[arg-type]
@@ -399,8 +478,10 @@ def not_yet(mode: str) -> Callable[[dict[str, Any]], int]:
 
 
 COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "demo": demo,
     "predict": predict,
     "val": val,
+    "train": train,
     "quantize": quantize,
     "export": export,
     "inspect": inspect,
@@ -423,6 +504,15 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val import legacy_names as old_names
 
         return ("model", *(item.name for item in fields(ValOptions)), *old_names())
+    if mode == "demo":
+        from .demo import DemoOptions
+
+        return ("model", *(item.name for item in fields(DemoOptions)))
+    if mode == "train":
+        from .train import TrainOptions
+        from .train import legacy_names as train_names
+
+        return ("model", *(item.name for item in fields(TrainOptions)), *train_names())
     if mode == "quantize":
         from .quantize import QuantizeOptions
         from .quantize import legacy_names as ignored_names

@@ -6,6 +6,7 @@ that readers of checkpoints and the command line can use it without torch.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 # The states of a network between training and inference, in the order in which fusing goes through them:
@@ -129,3 +130,12 @@ def variant_by_head_width(width: int) -> Variant:
             return variant
     known = ", ".join(f"{variant.heads[0]} ({name})" for name, variant in VARIANTS.items())
     raise ValueError(f"variant_by_head_width: width must be one of {known}, got {width}")
+
+
+def variant_of_yaml(name: object) -> str | None:
+    """The size, "s", "m" or "l", that a name such as `yolo_nas_s.yaml` asks for with random weights; None for others.
+
+    Other libraries describe networks in such files. Nothing is read here: the three networks are known.
+    """
+    found = re.fullmatch(r"yolo[-_]?nas[-_]?([sml])\.ya?ml", str(name), re.IGNORECASE)
+    return None if found is None else found[1].lower()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import COCO_NAMES, VARIANTS, DetectSettings
+from .config import COCO_NAMES, VARIANTS, DetectSettings, variant_of_yaml
 from .engines import Engines
 from .preprocess import Preprocess
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .predict import Predictor
     from .quantization.card import Card
     from .results import Results
+    from .train import Trainer
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -32,6 +33,8 @@ EVENTS = (
     *("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"),
     *("on_predict_end", "on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end"),
     *("on_export_start", "on_export_end"),
+    *("on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_train_epoch_end"),
+    *("on_fit_epoch_end", "on_train_end"),
 )
 
 
@@ -41,7 +44,8 @@ class NAS:
     Args:
         model: a weights file of any kind that `checkpoint.read_checkpoint` knows; a compiled file, see `save`; a name
             such as `yolo_nas_s`, which is looked up (see `weights.resolve_weights`); a file that `export` wrote, which
-            runs in its own runtime; or a `YoloNAS` module.
+            runs in its own runtime; `yolo_nas_s.yaml` (s, m or l) for random weights, to be trained; or a `YoloNAS`
+            module.
         task: only "detect".
         names: class names for a module: a list or a dict by number. Files have their own.
         verbose: True prints what was loaded.
@@ -52,6 +56,7 @@ class NAS:
             exported one an `ExportedNetwork`.
         names: class names by number. preprocess: the input convention. settings: the thresholds that the file says.
         ckpt_path: the file, or None. predictor: the latest `predict` run, or None. metrics: of the latest `val` run.
+        trainer: the latest `train` run, or None.
         card: what a network that `quantize` returned costs; of others None.
 
     Raises:
@@ -73,6 +78,7 @@ class NAS:
             raise ValueError(f"NAS: task must be 'detect', got {task!r}")
         self.overrides: dict[str, Any] = {}
         self.predictor: Predictor | None = None
+        self.trainer: Trainer | None = None
         self.metrics: DetMetrics | None = None
         self.card: Card | None = None
         self._engines = Engines()
@@ -253,6 +259,15 @@ class NAS:
         from .compiled import is_compiled, read_compiled
         from .exported import is_exported, read_exported
 
+        variant = variant_of_yaml(weights)
+        self._is_new = False
+        if variant is not None:
+            from .nn import YoloNAS
+
+            self._engines, self.card = Engines(), None
+            self._take_module(YoloNAS(variant).eval(), None)
+            self._is_new = True
+            return self
         exported = is_exported(weights)
         if not exported and not is_compiled(weights):
             from .weights import resolve_weights
@@ -376,11 +391,14 @@ class NAS:
         As `predict`, it fuses the network in place.
         """
         from .export import Exporter, ExportOptions, check_destination
+        from .weights import is_shipped
 
         if self._is_file:
             raise ValueError("export: model must be a checkpoint, got an exported or compiled file; load what it is of")
         chosen = ExportOptions.of(**options)
         source, network = self.ckpt_path or Path(f"{self.model.variant.model_name}.pt"), self
+        if is_shipped(source):  # what is made of it belongs to the user, not into the package
+            source = Path(source.name)
         if chosen.quantize == "int8" and chosen.data is not None and not self.model.activation_scales:
             source = source.with_name(f"{source.stem}-int8{source.suffix}")
             check_destination(chosen, source)  # told now, not after minutes of work
@@ -399,9 +417,54 @@ class NAS:
         self._run_callbacks("on_export_end", run)
         return str(path)
 
-    def train(self, *_: Any, **__: Any) -> Any:
-        """Not in this version."""
-        raise _not_yet("train")
+    def train(self, trainer: Any = None, **options: Any) -> DetMetrics | None:
+        """Trains the network on labelled pictures; afterwards this object has the weights of the best epoch.
+
+        Args:
+            trainer: taken for compatibility; must be None.
+            options: see `train.TrainOptions`; `data` names the data set.
+
+        Returns:
+            The metrics of the best epoch; None where nothing was measured, and in other processes than the first one.
+            `trainer` tells of the rest, such as the run folder `trainer.save_dir`.
+
+        Raises:
+            ValueError: an option is wrong, the data set cannot be used, or the network cannot be trained.
+            FileNotFoundError: there is no such data set, or nothing to resume. MemoryError: a batch does not fit.
+            TrainingError: a loss that is NaN or infinite; the text has the names of the pictures.
+
+        A network of `yolo_nas_s.yaml` begins with random weights, any other with its own. Where the number of classes
+        is another one, the last layers of the class branches are new. A quantised network is trained with simulated
+        quantisation and stays quantised. The object that stands here is not changed until the training has ended.
+        """
+        import copy
+
+        from .train import Trainer, TrainOptions
+        from .train_setup import trainable
+
+        if trainer is not None:
+            raise NotImplementedError("train: trainer must be None; subclassing the trainer is not supported")
+        if self._is_file:
+            raise ValueError("train: model must be a checkpoint, got a compiled or exported file; load what it is of")
+        chosen = TrainOptions.of(**{**self.overrides, **options})
+        run = self.trainer = Trainer(
+            self.model if chosen.resume else copy.deepcopy(trainable(self.model, self.ckpt_path)),
+            self._is_new,
+            dict(self.names),
+            self.preprocess,
+            self.settings,
+            str(self.ckpt_path or self.model.variant.model_name),
+            chosen,
+            self._run_callbacks,
+        )
+        metrics = run.run()
+        kept = run.best or run.last
+        if kept is not None and kept.exists():  # not where another machine has written it
+            self.load(kept)
+        else:
+            self.model, self.names, self.preprocess = run.model.eval(), dict(run.names), run.preprocess
+        self.metrics = metrics
+        return metrics
 
     def benchmark(self, *_: Any, **__: Any) -> Any:
         """Not in this version."""
@@ -433,6 +496,7 @@ class NAS:
         by_number = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
         if sorted(by_number) != list(range(module.num_classes)):
             raise ValueError(f"NAS: names must be for {module.num_classes} classes, got {len(by_number)}")
+        self._is_new = False
         self.model = module
         self.names = {index: str(name) for index, name in by_number.items()}
         self.preprocess = Preprocess()
@@ -450,18 +514,15 @@ class NAS:
 
     def _card_for_export(self) -> dict[str, Any] | None:
         """The card of this network's quantisation without its long tables, from the file beside it if need be."""
-        import json
+        from .weights import card_beside
 
         if not self.model.activation_scales:
             return None
         if self.card is not None:
             stated = self.card.to_dict()
         else:
-            try:
-                stated = json.loads(self.ckpt_path.with_suffix(".json").read_bytes())  # type: ignore[union-attr]
-            except (OSError, ValueError, AttributeError, RecursionError):
-                return None
-        if not isinstance(stated, dict) or not {"float32", "int8", "evaluation"} <= stated.keys():
+            stated = None if self.ckpt_path is None else card_beside(self.ckpt_path)
+        if stated is None:
             return None
         return {key: value for key, value in stated.items() if key not in ("trials", "sensitivity")}
 
@@ -522,7 +583,7 @@ def _collect(results: Iterator[Results]) -> list[Results]:
 
 
 def _not_yet(what: str) -> NotImplementedError:
-    have = "predict, val, quantize, export, info, fuse and save"
+    have = "predict, val, train, quantize, export, info, fuse and save"
     return NotImplementedError(
         f"{what} is not in this version of yolonas, which has {have} for {', '.join(VARIANTS)} models"
     )

@@ -29,10 +29,12 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=done, unit="img", desc=what, leave=False, dynamic_ncols=True)
 
-    def advance(self, count: int) -> None:
-        """Counts pictures that are done."""
+    def advance(self, count: int, note: str = "") -> None:
+        """Counts pictures that are done; `note` is shown behind the numbers."""
         self._done += count
         if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
             return
         now = time.monotonic()
@@ -41,8 +43,8 @@ class Progress:
             rate = (self._done - self._first) / (now - self._start)
             minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
             LOGGER.info(
-                "%s: %d/%d images, %.1f images/s, %d:%02d left",
-                *(self._what, self._done, self._total, rate, minutes, seconds),
+                "%s: %d/%d images, %.1f images/s, %d:%02d left%s",
+                *(self._what, self._done, self._total, rate, minutes, seconds, f", {note}" if note else ""),
             )
 
     def close(self) -> None:

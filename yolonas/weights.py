@@ -1,18 +1,20 @@
 """Finds the weights file for what a user calls a model: a path, or a name such as `yolo_nas_s`.
 
-A name is looked for here, then in the weights folder, then at the mirrors of the published COCO weights. Reading the
-file is in `checkpoint`.
+A name is looked for here, then in the weights folder, then at the mirrors of the published COCO weights, or in the
+package for the network that comes with it. Reading the file is in `checkpoint`.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import VARIANTS
 from .download import DownloadError, download
@@ -23,6 +25,11 @@ logger = logging.getLogger("yolonas")
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 COMPILED_SUFFIX = ".yolonas"
+
+# The network that comes with the package, for the things that `data.shapes` draws. Its card is the JSON beside it.
+SHIPPED = "yolo_nas_s_shapes"
+SHIPPED_FOLDER = Path(__file__).with_name("models")
+SHIPPED_FILE = f"{SHIPPED}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,9 @@ _FILE_NAMES = (
     *("yolo_nas_{v}_coco.pth", "yolo_nas_{v}.pt", "yolo_nas_{v}.safetensors"),
     *("yolo_nas_{v}.pth", "yolo-nas-{v}.safetensors", "yolo_nas_{v}_coco.safetensors"),
 )
-_NAME = re.compile(
-    rf"yolo[-_]?nas[-_]?({'|'.join(VARIANTS)})([-_]coco)?({'|'.join(map(re.escape, SUFFIXES))})?", re.IGNORECASE
-)
+_SUFFIX = rf"({'|'.join(map(re.escape, SUFFIXES))})?"
+_NAME = re.compile(rf"yolo[-_]?nas[-_]?({'|'.join(VARIANTS)})([-_]coco)?{_SUFFIX}", re.IGNORECASE)
+_SHIPPED_NAME = re.compile(rf"yolo[-_]?nas[-_]?s[-_]shapes{_SUFFIX}", re.IGNORECASE)
 
 
 def resolve_weights(name: str | os.PathLike[str]) -> Path:
@@ -65,7 +72,8 @@ def resolve_weights(name: str | os.PathLike[str]) -> Path:
 
     An existing file is taken whatever its name. `yolo_nas_s` (or `yolo_nas_s.pt`, `yolo_nas_s_coco.pth`, `yolo-nas-s`;
     s, m or l) is looked for in the working directory, then in `weights_folder()`, and is downloaded to there if no file
-    has it, unless the environment variable `YOLONAS_OFFLINE` is set.
+    has it, unless the environment variable `YOLONAS_OFFLINE` is set. `yolo_nas_s_shapes` is looked for in the same
+    places, and else is the file in the package.
 
     Raises:
         WeightsNotFoundError: no such file or model, or no mirror gave it; the text says what was tried and what to do.
@@ -87,6 +95,9 @@ def resolve_weights(name: str | os.PathLike[str]) -> Path:
         raise WeightsNotFoundError(f"weights: name must be a regular file, got {text!r}")
     if len(path.parts) > 1 or text.endswith(("/", os.sep)):
         raise WeightsNotFoundError(_not_found(text, path.parent, suggest=_weights_files(path.parent)))
+    if (match := _SHIPPED_NAME.fullmatch(text)) is not None:
+        found = _kept_file([SHIPPED_FILE], text, has_suffix=match[1] is not None)
+        return found if found is not None else _shipped_file(text)
     match = _NAME.fullmatch(text)
     if match is None:
         kept = weights_folder() / text
@@ -94,13 +105,38 @@ def resolve_weights(name: str | os.PathLike[str]) -> Path:
             return kept
         raise WeightsNotFoundError(_not_found(text, Path.cwd(), suggest=_known_names()))
     variant = match[1].lower()
-    found = _kept_file(variant, text, has_suffix=match[3] is not None)
+    file_names = [file.format(v=variant) for file in _FILE_NAMES]
+    found = _kept_file(file_names, text, has_suffix=match[3] is not None)
     return found if found is not None else _download(text, variant)
 
 
-def _kept_file(variant: str, name: str, *, has_suffix: bool) -> Path | None:
+def is_shipped(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is in the package's folder of weights, where nothing of a user's belongs."""
+    return Path(path).absolute().parent == SHIPPED_FOLDER
+
+
+def card_beside(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The card of a quantisation, see `quantization.card`, from the JSON beside a weights file; None without one."""
+    try:
+        stated = json.loads(Path(path).with_suffix(".json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return stated if isinstance(stated, dict) and {"float32", "int8", "evaluation"} <= stated.keys() else None
+
+
+def _shipped_file(name: str) -> Path:
+    path = SHIPPED_FOLDER / SHIPPED_FILE
+    if not path.is_file():
+        raise WeightsNotFoundError(
+            f"weights: {name!r} is the network that comes with the package, and this copy of the package is without "
+            f"it: there is no file {path}; install a release, or put {SHIPPED_FILE} into {weights_folder()}"
+        )
+    logger.info("weights: %s is %s", name, path)
+    return path
+
+
+def _kept_file(file_names: Sequence[str], name: str, *, has_suffix: bool) -> Path | None:
     """A file that is already here. A name with a suffix means that very file, except in the weights folder."""
-    file_names = [file.format(v=variant) for file in _FILE_NAMES]
     candidates = [] if has_suffix else [Path(file) for file in file_names]
     candidates += [weights_folder() / file for file in [name, *file_names]]
     found = next((path for path in candidates if path.is_file()), None)
@@ -173,6 +209,7 @@ def _not_found(name: str, folder: Path, *, suggest: Iterable[str]) -> str:
 
 def _known_names() -> list[str]:
     names = [f"{variant.model_name}{suffix}" for variant in VARIANTS.values() for suffix in ("", ".pt", "_coco.pth")]
+    names += [SHIPPED, f"{SHIPPED}.pt", SHIPPED_FILE]
     return [*names, *_weights_files(Path.cwd()), *_weights_files(weights_folder())]
 
 
@@ -184,4 +221,4 @@ def _weights_files(folder: Path) -> list[str]:
 
 
 def _models() -> str:
-    return ", ".join(variant.model_name for variant in VARIANTS.values())
+    return ", ".join((*(variant.model_name for variant in VARIANTS.values()), SHIPPED))

@@ -208,6 +208,8 @@ def _round_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tenso
 def _integers(x: Tensor, lowest: int, highest: int) -> Tensor:
     """`clamp(rint(x), lowest, highest)` in float32, with the gradient of x where nothing is clipped, else 0."""
     x = x.float()
+    if x.device.type == "meta":  # which has no such operation; only shapes count there
+        return x.clamp(lowest, highest)
     if x.device.type != "cpu" and (x.device.type != "cuda" or _native.cuda() is None):
         return torch.fake_quantize_per_tensor_affine(x, 1.0, 0, lowest, highest)
     one = torch.ones((), device=x.device)
