@@ -133,7 +133,7 @@ def test_short_commands(tmp_path: Path) -> None:
     assert "cpu kernels" in checked.stdout
 
 
-@pytest.mark.parametrize("mode", ["track", "train"])
+@pytest.mark.parametrize("mode", ["track", "benchmark"])
 def test_modes_of_later_versions_say_so(mode: str, tmp_path: Path) -> None:
     done = run(mode, "model=x.pt", "data=coco8.yaml", cwd=tmp_path)
     assert done.returncode == 1

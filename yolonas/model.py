@@ -447,8 +447,9 @@ class NAS:
         if self._is_file:
             raise ValueError("train: model must be a checkpoint, got a compiled or exported file; load what it is of")
         chosen = TrainOptions.of(**{**self.overrides, **options})
+        makes_its_own = bool(chosen.resume) or self._is_new or not chosen.pretrained
         run = self.trainer = Trainer(
-            self.model if chosen.resume else copy.deepcopy(trainable(self.model, self.ckpt_path)),
+            self.model if makes_its_own else copy.deepcopy(trainable(self.model, self.ckpt_path)),
             self._is_new,
             dict(self.names),
             self.preprocess,

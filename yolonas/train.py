@@ -236,7 +236,9 @@ class Trainer:
             if self.fresh or not options.pretrained:
                 self.fresh, self.model = True, YoloNAS(self.model.variant, self.model.num_classes)
             options = self.options = replace(options, recipe=options.recipe or self._usual_recipe())
-        setup = self.setup = set_up(options, self.model, self.names, self.preprocess, self.source, fresh=self.fresh)
+        with processes.first_tells():
+            setup = set_up(options, self.model, self.names, self.preprocess, self.source, fresh=self.fresh)
+        self.setup = setup
         self.names, self.preprocess = setup.names, setup.preprocess
         if options.save_pth:
             check_pth(setup, self.settings)
@@ -382,7 +384,7 @@ class Trainer:
             rows = [EpochRow(**row) for row in kept["rows"]]
             network = state.network
             about = (str(network["variant"]), int(network["num_classes"]))
-            quantized = kept["quantized"]
+            quantized, _ = kept["quantized"], dict(kept["run"])
             model = quantized_network(*about, **quantized) if quantized else YoloNAS(*about, str(network["form"]))
             self.source = str(kept["source"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -409,7 +411,8 @@ class Trainer:
         different = [name for name in now if was.get(name) != now[name]]
         if different:
             cures = {"train": "pictures or labels have changed", "val": "pictures or labels have changed"}
-            cures["batch"] = f"{now['batch']} pictures over {self._processes.world} processes in place of {was['batch']}"
+            world = self._processes.world
+            cures["batch"] = f"{now['batch']} pictures over {world} processes in place of {was.get('batch')}"
             name = different[0]
             raise ValueError(
                 f"resume: {name} must be as in the interrupted run {state.path.parent.parent}, "

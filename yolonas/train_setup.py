@@ -92,7 +92,7 @@ def set_up(
                 data=options.data,
                 split=options.split,
                 download=options.download,
-                batch=options.val_batch or recipe.batch,
+                batch=options.val_batch or min(recipe.batch, 4096),  # no more is taken
                 workers=options.workers,
                 single_cls=options.single_cls,
                 plots=False,

@@ -19,9 +19,9 @@ def bytes_per_picture(model: YoloNAS, size: tuple[int, int]) -> int:
     Counted on a copy of the network that has shapes and no memory.
     """
     shapes = copy.deepcopy(model).to("meta").train()
-    # The weights that quantisation rounds are kept too, whatever the number of pictures.
-    one, two = (_kept_bytes(shapes, torch.empty(count, 3, *size, device="meta")) for count in (1, 2))
-    return two - one
+    # The weights that quantisation rounds are kept too, whatever the number of pictures. Batch norms want two at least.
+    two, three = (_kept_bytes(shapes, torch.empty(count, 3, *size, device="meta")) for count in (2, 3))
+    return three - two
 
 
 def free_bytes(device: torch.device) -> int | None:

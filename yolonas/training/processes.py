@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+
+LOGGER = logging.getLogger("yolonas")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -60,6 +63,17 @@ class Processes:
             yield
         finally:
             distributed.destroy_process_group()
+
+    @contextmanager
+    def first_tells(self) -> Iterator[None]:
+        """For a block in which all would log the same: only the first process does."""
+        level = LOGGER.level
+        if not self.is_first:
+            LOGGER.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            LOGGER.setLevel(level)
 
     def from_first(self, value: Any) -> Any:
         """What the first process has, in all of them."""
