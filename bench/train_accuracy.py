@@ -51,7 +51,7 @@ def of_run(folder: Path) -> dict[str, Any]:
     stated = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     last = (folder / "results.csv").read_text(encoding="utf-8").splitlines()[-1].split(",")
     return {
-        "settings": {name: stated[name] for name in SHOWN} | {"used": stated["used"]},
+        "settings": {name: stated.get(name) for name in SHOWN} | {"used": stated["used"]},
         "seconds": float(last[1]),
         "best": str(folder / "weights" / "best.safetensors"),
     }
@@ -121,10 +121,10 @@ def main() -> None:
         found["settings"]["model"] = Path(found["settings"]["model"]).name
         result["parts"][part] = {**found, "commit": machine()["commit"]}
         print(part, json.dumps(result["parts"][part], indent=1))
-    if arguments.save:
-        result |= {"data": Path(arguments.data).stem, "checkpoint": Path(arguments.checkpoint).name}
-        result |= {"machine": {**machine(), **versions(("torch", "numpy", "opencv-python", "pycocotools"))}}
-        save(name, result)
+        if arguments.save:  # after each part: they take long
+            result |= {"data": Path(arguments.data).stem, "checkpoint": Path(arguments.checkpoint).name}
+            result |= {"machine": {**machine(), **versions(("torch", "numpy", "opencv-python", "pycocotools"))}}
+            save(name, result)
 
 
 if __name__ == "__main__":
