@@ -19,6 +19,7 @@ from timing import ROOT
 Result = dict[str, Any]  # what a benchmark has saved
 RESULTS = ROOT / "bench" / "results"
 LAYERS = "network_layers.md"
+CARD = ROOT / "yolonas" / "models" / "yolo_nas_s_shapes.json"
 
 
 def accuracy(saved: dict[str, Result]) -> list[str]:
@@ -352,6 +353,21 @@ def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"| {' | '.join(titles)} |", f"{'|---' * len(titles)}|", *body]
 
 
+def shipped(_: dict[str, Result]) -> list[str]:
+    """The card of the network that comes with the package."""
+    if not CARD.exists():
+        return []
+    card = json.loads(CARD.read_text(encoding="utf-8"))
+    rows = []
+    for name, side in (("float32", card["float32"]), ("INT8, as shipped", card["int8"])):
+        scores = side["scores"]
+        rows.append((name, f"{scores['map']:.4f}", f"{scores['map50']:.4f}", f"{side['bytes'] / 1e6:.1f} MB"))
+    return [
+        f"{card['network']}, measured on {card['evaluation']['pictures']} drawn pictures that it has not seen:",
+        *("", *table(("network", "mAP50-95", "mAP50", "file"), rows)),
+    ]
+
+
 def train_accuracy(saved: dict[str, Result]) -> list[str]:
     """What trainings on a real data set give."""
     if "train_bccd" not in saved:
@@ -435,6 +451,7 @@ SECTIONS: dict[str, Callable[[dict[str, Result]], list[str]]] = {
     "int8": int8,
     "int8_accuracy": int8_accuracy,
     "export": export,
+    "shipped": shipped,
     "train_accuracy": train_accuracy,
     "train": train,
     "predict": predict,

@@ -225,3 +225,34 @@ def test_saved_files_and_texts_agree(report: ModuleType) -> None:
     if "network" in saved:
         layers = (ROOT / "bench" / "results" / report.LAYERS).read_text(encoding="utf-8")
         assert layers == report.layers(saved["network"]), "run `python bench/report.py --write`"
+
+
+def part(before: float | None, after: float, **settings: Any) -> dict[str, Any]:
+    used = {"epochs": 50, "batch": 8, "learning_rate": 7e-4}
+    stated = {"imgsz": None, "precision": None, "weight_bits": 8, **settings}
+    scores = [
+        None if value is None else {"map": value, "map50": value + 0.3, "map75": value} for value in (before, after)
+    ]
+    found = {"settings": {**stated, "used": used}, "seconds": 600.0, "size": [288, 288], "commit": "0123abc"}
+    return {**found, "after": scores[1]} | ({} if scores[0] is None else {"before": scores[0]})
+
+
+def test_training_tables(report: ModuleType) -> None:
+    quantised = part(0.1, 0.5, weight_bits=4) | {"float32": {"map": 0.52}, "int8": {"map": 0.51}}
+    machine = {"processor": "Some Processor", "cores": 2, "cpu_isa": "avx2", "torch": "2.13.0", "commit": "0123abc"}
+    saved: dict[str, Any] = {"data": "cells", "checkpoint": "best.pth", "machine": machine}
+    saved["parts"] = {"scratch": part(None, 0.55, imgsz=[224, 224], precision="bf16"), "quantised": quantised}
+    text = "\n".join(report.train_accuracy({"train_bccd": saved}))
+    assert "| S from random weights (bf16) | 50 | 224 | 8 | 0.0007 | 10 |  | 0.5500 | 0.8500 |" in text
+    assert "| best.pth in int8 with weights of 4 bits | 50 | 288 | 8 | 0.0007 | 10 | 0.1000 | 0.5000 | 0.8000 |" in text
+    assert "has 0.5200, with weights of 8 bits 0.5100." in text
+    assert report.train_accuracy({}) == report.train({}) == []
+
+    times = {"yolonas": {"median_ms": 900.0}, "plain torch": {"median_ms": 1000.0}}
+    step = {"machine": machine, "versions": {"torch": "2.13.0"}, "size": "320x320", "batch": 8, "threads": 2}
+    step |= {"times": times, "stages_ms": {"forward": 300.0, "backward": 597.0, "loss": 3.0}}
+    step |= {"images_per_second": {"yolonas": 8.9, "plain torch": 8.0, "loader": 240.4}}
+    text = "\n".join(report.train({"train": step}))
+    assert "| `yolonas` | 900 ms | 8.9 | 0.90 |" in text
+    assert "forward 33%, backward 66%." in text
+    assert "240 changed pictures a second" in text

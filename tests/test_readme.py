@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recipe_checkpoint import write
 
+from yolonas import NAS
 from yolonas.cli import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         cv2.imwrite(str(folder / "images" / "val" / f"{name}.jpg"), picture)
         (folder / "labels" / "val" / f"{name}.txt").write_text("5 0.5 0.5 0.3 0.4\n")
-    (folder / "coco8.yaml").write_text("train: images/val\nval: images/val\nnc: 80\n")
+    for name in ("coco8", "cells"):
+        (folder / f"{name}.yaml").write_text("train: images/val\nval: images/val\nnc: 80\n")
     return folder
 
 
+@pytest.fixture
+def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of the README, but for how long it is."""
+    train, short = NAS.train, {"epochs": 1, "imgsz": 64, "batch": 2, "min_samples": 0}
+    monkeypatch.setattr(NAS, "train", lambda model, **options: train(model, **{**options, **short}))
+
+
+@pytest.mark.usefixtures("short_trainings")
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
 def test_python_blocks_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

@@ -495,7 +495,7 @@ def test_pictures_in_both_parts(
     shutil.copy(data.parent / "images" / "train" / "000002.jpg", data.parent / "images" / "val" / "000001.jpg")
     prepared(data, network(8), val=True)
     (record,) = caplog.records
-    assert "1 pictures are in train and in val, so mAP there says too much: " in record.getMessage()
+    assert "a picture is in train and in val, so mAP there says too much: " in record.getMessage()
     assert "000002.jpg = " in record.getMessage()
     assert "val/000001.jpg" in record.getMessage()
 

@@ -256,10 +256,9 @@ class Trainer:
         if processes.is_first and options.verbose:
             self._print_start(loop, done)
         self.on_event("on_train_start", self)
-        # Of a run that was stopped after its last epoch the table may lack a row, and nothing else is to be done.
-        is_over = state is not None and self._is_over()
+        is_over = state is not None and self._is_over()  # stopped after its last epoch
         if processes.is_first and state is not None:
-            files.write_table(self.rows)
+            files.go_on(self.rows)
         for self.epoch in range(done.epoch, done.epoch if is_over else setup.recipe.epochs):
             self._one_epoch(loop, files)
             if self._is_over():

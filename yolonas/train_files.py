@@ -87,9 +87,12 @@ class TrainFiles:
         for path in [self.best] * is_best + [epoch] * numbered + [self.last]:
             self._save(path, model, rows[-1])
         save_state(self.state, learner, progress, {**settings, "rows": [asdict(row) for row in rows]})
-        self.write_table(rows)
+        write_table(self.folder / "results.csv", rows)
 
-    def write_table(self, rows: Sequence[EpochRow]) -> None:
+    def go_on(self, rows: Sequence[EpochRow]) -> None:
+        """The table of an interrupted run, which may lack a row; and what a killed process left half-written goes."""
+        for path in (self.folder / WEIGHTS).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
         write_table(self.folder / "results.csv", rows)
 
     def draw_batch(self, number: int, batch: TrainingBatch) -> None:

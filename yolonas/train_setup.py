@@ -85,22 +85,7 @@ def set_up(
         preprocess = preprocess.with_size(options.imgsz)
     dataset, names, start = _with_classes(options, model, dict(names), source, fresh=fresh)
     recipe = _recipe(options, model)
-    val = None
-    if options.val:
-        val = set_up_val(
-            ValOptions.of(
-                data=options.data,
-                split=options.split,
-                download=options.download,
-                batch=options.val_batch or min(recipe.batch, 4096),  # no more is taken
-                workers=options.workers,
-                single_cls=options.single_cls,
-                plots=False,
-                verbose=False,
-            ),
-            names,
-            preprocess,
-        )
+    val = _val(options, names, preprocess, recipe.batch) if options.val else None
     _warn_of_data(options, dataset, val)
     if model.activation_scales:
         model = prepare(model, weight_bits=options.weight_bits)
@@ -108,6 +93,26 @@ def set_up(
     elif options.weight_bits != 8:
         raise ValueError("weight_bits is for training a quantised network; make one with NAS.quantize")
     return TrainSetup(model, names, preprocess, recipe, dataset, val, start)
+
+
+def _val(options: TrainOptions, names: Mapping[int, str], preprocess: Preprocess, batch: int) -> ValSetup:
+    """What the network is measured on."""
+    chosen = ValOptions.of(
+        data=options.data,
+        split=options.split,
+        download=options.download,
+        batch=options.val_batch or min(batch, 4096),  # no more is taken
+        workers=options.workers,
+        single_cls=options.single_cls,
+        plots=False,
+        verbose=False,
+    )
+    try:
+        return set_up_val(chosen, names, preprocess)
+    except ValueError as error:
+        if "split must be one of" in str(error):
+            raise ValueError(f"{error}; val=False trains without measuring") from None
+        raise
 
 
 def quantized_network(
@@ -221,9 +226,10 @@ def _warn_of_data(options: TrainOptions, dataset: DetectionDataset, val: ValSetu
     both = shared_pictures([image.path for image in dataset.images], [image.path for image in val.dataset.images])
     if both:
         shown = ", ".join(first if first == second else f"{first} = {second}" for first, second in both[:SHOWN_NAMES])
+        many = f"{len(both)} pictures are" if len(both) > 1 else "a picture is"
+        more_names = ", ..." if len(both) > SHOWN_NAMES else ""
         LOGGER.warning(
-            "train: %d pictures are in train and in %s, so mAP there says too much: %s%s",
-            *(len(both), options.split, shown, ", ..." if len(both) > SHOWN_NAMES else ""),
+            "train: %s in train and in %s, so mAP there says too much: %s%s", many, options.split, shown, more_names
         )
 
 
