@@ -297,3 +297,20 @@ def test_the_first_command_says_that_the_network_is_missing(dev: ModuleType) -> 
     with pytest.raises(SystemExit, match=r"without the network that comes with the package, model\.safetensors;\n"):
         dev.demo([])
     assert dev.ran == []
+
+
+def test_the_network_that_comes_with_the_package(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = NAS(weights.SHIPPED)
+    assert model.ckpt_path == weights.SHIPPED_FOLDER / weights.SHIPPED_FILE
+    assert model.ckpt_path.stat().st_size <= 13_000_000
+    card = weights.card_beside(model.ckpt_path)
+    assert card is not None
+    assert card["int8"]["bytes"] == model.ckpt_path.stat().st_size
+    assert card["evaluation"]["pictures"] == 500
+    assert "/" not in card["model"] + card["file"]
+
+    done = run_demo(model, DemoOptions(pictures=16, project=str(tmp_path)))
+    sure = done.found[done.found.boxes.conf >= 0.5]
+    assert len(sure) >= len(done.truth) / 3
+    assert done.metrics.box.map == pytest.approx(card["int8"]["scores"]["map"], abs=0.12)  # of few pictures
+    assert "its card, INT8" in capsys.readouterr().out
