@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +19,7 @@ from quantized_networks import picture, quantize_
 import yolonas
 from yolonas import NAS, weights
 from yolonas.data import shapes
-from yolonas.demo import SHOWN_BOXES, DemoOptions, DemoResult, draw_scene, run_demo
+from yolonas.demo import SCENE, SHOWN_BOXES, DemoOptions, DemoResult, draw_scene, run_demo
 from yolonas.nn import YoloNAS, fuse_
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +99,9 @@ def test_the_network_of_the_package_runs_by_its_name(folder: Path, capsys: pytes
     result = run(model)
     lines = capsys.readouterr().out.splitlines()
     found = result.found.boxes.numpy()
-    assert lines[0].startswith(f"a drawn picture of 640x480 with 20 things: {len(found)} boxes in ")
+    assert lines[0].startswith(
+        f"a drawn picture of 640x480 with 11 things: {len(found)} boxes with scores from 0.4 on, "
+    )
     assert lines[1].split() == ["name", "score", "x1", "y1", "x2", "y2"]
     row = [shapes.NAMES[int(found.cls[0])], f"{found.conf[0]:.2f}", *(f"{value:.1f}" for value in found.xyxy[0])]
     assert lines[2].split() == row
@@ -124,11 +125,11 @@ def test_the_network_of_the_package_runs_by_its_name(folder: Path, capsys: pytes
 def test_a_network_that_finds_nothing(
     stand_in: NAS, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stand_in, "settings", replace(stand_in.settings, conf=1.0))
+    monkeypatch.setattr(yolonas.demo, "SCORE", 1.0)
     result = run(stand_in, pictures=1)
     assert len(result.found) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "with 20 things: 0 boxes in " in lines[0]
+    assert "with 11 things: 0 boxes with scores from 1.0 on, in " in lines[0]
     assert lines[2].startswith("1 other picture with ")
     assert result.metrics.seen == 1
 
@@ -147,7 +148,7 @@ def test_what_is_measured_is_what_val_says(stand_in: NAS, folder: Path, tmp_path
 
 def test_the_picture_shows_what_was_found_beside_what_is_there(stand_in: NAS, folder: Path) -> None:
     result = run(stand_in, verbose=False)
-    labels = shapes.draw(shapes.FIRST_VAL + 6, size=(480, 640))[1]
+    labels = shapes.draw(shapes.FIRST_VAL + SCENE, size=(480, 640))[1]
     np.testing.assert_array_equal(result.truth.boxes.xyxy, labels[:, 1:])
     np.testing.assert_array_equal(result.truth.boxes.cls, labels[:, 0])
     assert (result.truth.boxes.conf == 1).all()
@@ -164,7 +165,7 @@ def test_class_numbers_are_those_of_the_network(stand_in: NAS, folder: Path) -> 
     other = NAS(stand_in.model, names=shapes.NAMES[::-1])
     other.preprocess = stand_in.preprocess
     result = run(other, save=False, verbose=False)
-    labels = shapes.draw(shapes.FIRST_VAL + 6, size=(480, 640))[1]
+    labels = shapes.draw(shapes.FIRST_VAL + SCENE, size=(480, 640))[1]
     assert [result.truth.names[int(number)] for number in result.truth.boxes.cls] == [
         shapes.NAMES[int(number)] for number in labels[:, 0]
     ]
@@ -310,7 +311,6 @@ def test_the_network_that_comes_with_the_package(capsys: pytest.CaptureFixture[s
     assert "/" not in card["model"] + card["file"]
 
     done = run_demo(model, DemoOptions(pictures=16, project=str(tmp_path)))
-    sure = done.found[done.found.boxes.conf >= 0.5]
-    assert len(sure) >= len(done.truth) / 3
+    assert len(done.found) >= len(done.truth) / 2
     assert done.metrics.box.map == pytest.approx(card["int8"]["scores"]["map"], abs=0.12)  # of few pictures
     assert "its card, INT8" in capsys.readouterr().out
