@@ -83,4 +83,4 @@ def test_wrong_kinds_of_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(WeightsNotFoundError, match="yolo_nas_s"):
         NAS("yolo_nas_s")
     with pytest.raises(CheckpointError):
-        NAS("yolo_nas_s.yaml")
+        NAS("yolo_nas_x.yaml")

@@ -34,6 +34,20 @@ class ConvUnit(nn.Module):
         return F.relu(x if self.bn is None else self.bn(x))
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution that is safe to train, channels last, with a stride and few input channels.
+
+    It takes every so many pixels first, which gives the same sums. The gradient of such a convolution overruns memory
+    in oneDNN 3 (torch 2.13 on CPUs with AVX-512).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_channels >= FEW_CHANNELS or self.stride == (1, 1):
+            return super().forward(x)
+        down, right = self.stride
+        return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias, groups=self.groups)
+
+
 class QARepVGG(nn.Module):
     """A 3x3 convolution that is trained as three parallel branches.
 
@@ -74,7 +88,7 @@ class QARepVGG(nn.Module):
         if form == "training":
             conv = nn.Conv2d(channels_in, channels_out, 3, **conv_3x3, bias=False)
             self.branch_3x3 = nn.Sequential(OrderedDict(conv=conv, bn=batch_norm(channels_out)))
-            self.branch_1x1 = nn.Conv2d(channels_in, channels_out, 1, stride, groups=groups, bias=bias_1x1)
+            self.branch_1x1 = PointwiseConv(channels_in, channels_out, 1, stride, groups=groups, bias=bias_1x1)
             if learn_alpha:
                 self.alpha = nn.Parameter(1 + 0.01 * torch.randn(1))
         if form in ("training", "partial") and post_bn:
@@ -86,20 +100,11 @@ class QARepVGG(nn.Module):
         return F.relu(y if self.post_bn is None else self.post_bn(y))
 
     def _branches(self, x: Tensor) -> Tensor:
-        pointwise = self._pointwise(x)
+        pointwise = self.branch_1x1(x)
         if self.alpha is not None:
             pointwise = self.alpha * pointwise
         y = self.branch_3x3(x) + pointwise
         return y + x if self.identity else y
-
-    def _pointwise(self, x: Tensor) -> Tensor:
-        conv = self.branch_1x1
-        if conv.in_channels >= FEW_CHANNELS or conv.stride == (1, 1):
-            return conv(x)
-        # The same sum. The gradient of such a strided convolution of few channels, channels last, overruns memory in
-        # oneDNN 3 (torch 2.13 on CPUs with AVX-512).
-        down, right = conv.stride
-        return F.conv2d(x[:, :, ::down, ::right], conv.weight, conv.bias, groups=conv.groups)
 
 
 class Bottleneck(nn.Module):
