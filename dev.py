@@ -63,8 +63,12 @@ def demo(arguments: list[str]) -> None:
 
 def test(arguments: list[str]) -> None:
     python = environment("test", "[test]")
-    # From the tests folder, so that the installed package is tested and not the source folder.
-    run([python, "-m", "pytest", *arguments], cwd=ROOT / "tests")
+    # Trainings in a process of their own: what the other tests load brings threads and signal handlers along.
+    trainings = sorted(path.name for path in (ROOT / "tests").glob("test_train*.py"))
+    parts = [arguments] if arguments else [[f"--ignore={name}" for name in trainings], trainings]
+    for part in parts:
+        # From the tests folder, so that the installed package is tested and not the source folder.
+        run([python, "-m", "pytest", *part], cwd=ROOT / "tests")
 
 
 def sanitize(arguments: list[str]) -> None:
