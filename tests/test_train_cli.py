@@ -79,7 +79,7 @@ def at_step(patched: pytest.MonkeyPatch, step: int, what: Any) -> None:
 
 
 def interrupt() -> None:
-    raise KeyboardInterrupt  # not a signal: the stack for handlers is whoever loaded last in this process
+    raise KeyboardInterrupt  # the signal itself is for a process of its own, see `test_a_process_that_is_stopped`
 
 
 def test_words() -> None:

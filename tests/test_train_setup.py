@@ -642,3 +642,9 @@ def test_a_batch_that_cannot_fit(
     loop_of(prepared(made, network(8), batch=32, min_samples=0), made)  # there are only 6 pictures
     monkeypatch.setattr("yolonas.train_loop.free_bytes", lambda device: None)
     loop_of(setup, made)
+
+
+def test_a_device_is_kept_as_a_resume_can_hold_it() -> None:
+    assert TrainOptions.of(data="a.yaml", device=torch.device("cpu")).device == "cpu"
+    assert TrainOptions.of(data="a.yaml", device=[0, 1]).device == [0, 1]
+    assert TrainOptions.of(data="a.yaml", device=None).device is None

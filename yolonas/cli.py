@@ -205,7 +205,6 @@ def demo(values: dict[str, Any]) -> int:
 def train(values: dict[str, Any]) -> int:
     # Waiting threads that spin take the cores from those that read pictures. It has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from .errors import TrainingError
     from .model import NAS
     from .train import TrainOptions
     from .train_files import find_interrupted
@@ -231,9 +230,6 @@ def train(values: dict[str, Any]) -> int:
             raise
         print(_how_to_resume(started[0], "interrupted"), file=sys.stderr)
         return INTERRUPTED
-    except TrainingError as error:
-        print(f"yolonas: {error}", file=sys.stderr)
-        return FAILED
     except OSError as error:
         if not started:
             raise

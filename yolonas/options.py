@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any, TypeVar
@@ -145,6 +146,27 @@ def text(name: str, value: Any) -> str:
     if not result:
         raise ValueError(f"{name} must not be empty")
     return result
+
+
+def between(low: float, high: float) -> Check:
+    """A number in low..high, not text."""
+
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number in {low:g}..{high:g}, got {value!r}")
+        return float(value)
+
+    return check
+
+
+def flag_or_path(name: str, value: Any) -> bool | str:
+    """True or False, or a path."""
+    return str(value) if isinstance(value, str | os.PathLike) and str(value) else flag(name, value)
+
+
+def as_list(value: Any) -> Any:
+    """The parts of a text with commas, in brackets and quotes or not; anything else as it is."""
+    return [part.strip(" '\"") for part in value.strip("[]()").split(",")] if isinstance(value, str) else value
 
 
 def precision(name: str, value: Any) -> str:

@@ -27,6 +27,7 @@ from .lowering import lower
 from .native_engine import NativeEngine, native_of_graph
 from .options import (
     anything,
+    as_list,
     build,
     data_split,
     flag,
@@ -72,8 +73,7 @@ def _percent(name: str, value: Any) -> float:
 
 def _layers(name: str, value: Any) -> tuple[str, ...]:
     """Names from a list, or from text with commas, in brackets or not."""
-    if isinstance(value, str):
-        value = [part.strip(" '\"") for part in value.strip("[]()").split(",")]
+    value = as_list(value)
     is_list = isinstance(value, list | tuple | set | frozenset)
     names = tuple(value) if is_list else ()
     if not is_list or not all(isinstance(name, str) and name for name in names):

@@ -19,7 +19,20 @@ from .engine import choose_device
 from .errors import CheckpointError
 from .native_engine import NativeEngine
 from .nn import YoloNAS
-from .options import anything, build, data_split, flag, image_size, one_of, option, text, unit_fraction, whole
+from .options import (
+    as_list,
+    between,
+    build,
+    data_split,
+    flag,
+    flag_or_path,
+    image_size,
+    one_of,
+    option,
+    text,
+    unit_fraction,
+    whole,
+)
 from .preprocess import Preprocess
 from .runs import run_folder
 from .train_files import STATE, WEIGHTS, TrainFiles, check_pth, find_interrupted
@@ -45,30 +58,21 @@ LOGGER = logging.getLogger("yolonas")
 SHOWN_BATCHES = 3  # of which pictures are kept
 
 
-def _number(low: float, high: float) -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"{name} must be a number in {low:g}..{high:g}, got {value!r}")
-        return float(value)
-
-    return check
-
-
 def _average(name: str, value: Any) -> float:
     """A decay, or False for none."""
-    return 0.0 if value is False else _number(0, 0.999999)(name, value)
+    return 0.0 if value is False else between(0, 0.999999)(name, value)
 
 
 def _parts(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = [part.strip(" '\"") for part in value.strip("[]()").split(",")]
+    value = as_list(value)
     if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) and one for one in value):
         raise ValueError(f"{name} must name parts of the network such as backbone,neck, got {value!r}")
     return tuple(value)
 
 
-def _resume(name: str, value: Any) -> bool | str:
-    return str(value) if isinstance(value, str | Path) and str(value) else flag(name, value)
+def _device(name: str, value: Any) -> Any:
+    """What `choose_device` takes, as what a resume can keep: a torch.device becomes its name."""
+    return value if isinstance(value, int | str | list | tuple) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,31 +90,31 @@ class TrainOptions:
     pretrained: bool = option(True, flag, "False: begin with random weights")
     freeze: tuple[str, ...] | None = option(None, _parts, "parts that stay as they are: backbone,neck trains the heads")
     optimizer: str = option("adamw", one_of(*OPTIMIZERS), f"{', '.join(OPTIMIZERS)}")
-    lr0: float | None = option(None, _number(1e-12, 100), "highest learning rate (recipe: 2e-4, 5e-4, 5e-6)")
-    lrf: float | None = option(None, _number(0, 1), "share of it that is left at the end (recipe: 0.1, 0.1, 0.01)")
-    momentum: float = option(0.9, _number(0, 0.9999), "of sgd")
-    weight_decay: float | None = option(None, _number(0, 100), "of kernels (recipe: 1e-5, 1e-4, 1e-6)")
-    warmup_epochs: float | None = option(None, _number(0, 1e6), "until the highest learning rate (recipe: 1, 3, 1)")
+    lr0: float | None = option(None, between(1e-12, 100), "highest learning rate (recipe: 2e-4, 5e-4, 5e-6)")
+    lrf: float | None = option(None, between(0, 1), "share of it that is left at the end (recipe: 0.1, 0.1, 0.01)")
+    momentum: float = option(0.9, between(0, 0.9999), "of sgd")
+    weight_decay: float | None = option(None, between(0, 100), "of kernels (recipe: 1e-5, 1e-4, 1e-6)")
+    warmup_epochs: float | None = option(None, between(0, 1e6), "until the highest learning rate (recipe: 1, 3, 1)")
     ema: float | None = option(
         None, _average, "largest decay of the average of weights, False: none (recipe: 0.9997, 0.9)"
     )
-    clip: float | None = option(None, _number(1e-9, 1e9), "largest norm of gradients (default: not limited)")
-    cls: float = option(1.0, _number(0, 1e6), "weight of the loss of classes")
-    box: float = option(2.5, _number(0, 1e6), "weight of the loss of boxes")
-    dfl: float = option(0.5, _number(0, 1e6), "weight of the loss of distances")
+    clip: float | None = option(None, between(1e-9, 1e9), "largest norm of gradients (default: not limited)")
+    cls: float = option(1.0, between(0, 1e6), "weight of the loss of classes")
+    box: float = option(2.5, between(0, 1e6), "weight of the loss of boxes")
+    dfl: float = option(0.5, between(0, 1e6), "weight of the loss of distances")
     weight_bits: int = option(8, whole(4, 8), "of a quantised network: train weights that are this coarse")
     augment: str | None = option(
         None, one_of(*PRESETS), f"changes of pictures: {', '.join(PRESETS)} (default: the recipe's)"
     )
-    degrees: float | None = option(None, _number(0, 180), "largest rotation")
-    shear: float | None = option(None, _number(0, 80), "largest slant, degrees")
-    scale: float | None = option(None, _number(0, 0.99), "largest change of size: 0.5 is 0.5 to 1.5 times")
+    degrees: float | None = option(None, between(0, 180), "largest rotation")
+    shear: float | None = option(None, between(0, 80), "largest slant, degrees")
+    scale: float | None = option(None, between(0, 0.99), "largest change of size: 0.5 is 0.5 to 1.5 times")
     translate: float | None = option(None, unit_fraction, "largest shift, share of the sides")
     fliplr: float | None = option(None, unit_fraction, "probability of left-right flips")
     flipud: float | None = option(None, unit_fraction, "probability of up-down flips")
-    hsv_h: float | None = option(None, _number(0, 1), "largest change of hue, share of the circle")
-    hsv_s: float | None = option(None, _number(0, 1), "largest change of saturation, share of its range")
-    hsv_v: float | None = option(None, _number(0, 1), "largest change of value, share of its range")
+    hsv_h: float | None = option(None, between(0, 1), "largest change of hue, share of the circle")
+    hsv_s: float | None = option(None, between(0, 1), "largest change of saturation, share of its range")
+    hsv_v: float | None = option(None, between(0, 1), "largest change of value, share of its range")
     bgr: float | None = option(None, unit_fraction, "probability that red and blue change places")
     mosaic: float | None = option(None, unit_fraction, "probability of four pictures in one")
     mixup: float | None = option(None, unit_fraction, "probability of another picture blended in")
@@ -127,12 +131,14 @@ class TrainOptions:
     amp: bool = option(True, flag, "mixed precision on GPUs: bf16 where it exists, else fp16")
     precision: str | None = option(None, one_of(*PRECISIONS), f"{', '.join(PRECISIONS)} (default: by amp and device)")
     sync_bn: bool = option(True, flag, "several GPUs: batch norms see the pictures of all")
-    device: Any = option(None, anything, "'cpu', GPU number, 'cuda:0' (default: a GPU if there is one)")
+    device: Any = option(None, _device, "'cpu', GPU number, 'cuda:0' (default: a GPU if there is one)")
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 16)")
     save_period: int = option(0, whole(0, 1_000_000), "keep the weights of every so many epochs too; 0: of none")
     save_pth: bool = option(False, flag, "write best and last as super-gradients' .pth as well")
     plots: bool = option(True, flag, "draw curves and the first batches")
-    resume: bool | str = option(False, _resume, "go on with an interrupted run: True for the latest, or its folder")
+    resume: bool | str = option(
+        False, flag_or_path, "go on with an interrupted run: True for the latest, or its folder"
+    )
     download: bool = option(False, flag, "fetch coco8, coco128 or coco if they are not here")
     project: str | None = option(None, text, "folder for run folders (default: runs/detect)")
     name: str | None = option(None, text, "run folder (default: train, train-2, ...)")
@@ -409,13 +415,16 @@ class Trainer:
         was, now = state.settings["run"], json.loads(json.dumps(self._identity(loop)))
         different = [name for name in now if was.get(name) != now[name]]
         if different:
-            cures = {"train": "pictures or labels have changed", "val": "pictures or labels have changed"}
-            world = self._processes.world
-            cures["batch"] = f"{now['batch']} pictures over {world} processes in place of {was.get('batch')}"
-            name = different[0]
+            name, world = different[0], self._processes.world
+            found = {
+                "train": "pictures or labels have changed",
+                "val": "pictures or labels have changed",
+                "batch": f"{now['batch']} pictures over {world} processes in place of {was.get('batch')}",
+                "precision": f"{now['precision']} in place of {was.get('precision')}",
+            }
             raise ValueError(
                 f"resume: {name} must be as in the interrupted run {state.path.parent.parent}, "
-                f"got {cures.get(name, f'{now[name]} in place of {was.get(name)}')}; train anew, or change it back"
+                f"got {found[name]}; train anew, or change it back"
             )
         restore_(state, loop.learner)
         loop.step, self.kept = state.progress.step, state.progress.epoch

@@ -29,6 +29,7 @@ from .options import (
     class_list,
     data_split,
     flag,
+    flag_or_path,
     image_size,
     one_of,
     option,
@@ -67,10 +68,6 @@ def _shard(name: str, value: Any) -> tuple[int, int]:
     return number, count
 
 
-def _resume(name: str, value: Any) -> bool | str:
-    return value if isinstance(value, str) and value else flag(name, value)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ValOptions(ReportOptions):
     """Settings of `val`. None means what the checkpoint or the protocol says."""
@@ -105,7 +102,7 @@ class ValOptions(ReportOptions):
     tune: bool = option(False, flag, TUNE_HELP)
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 4)")
     shard: tuple[int, int] | None = option(None, _shard, "'i/n': only part i of n, to be joined by 'yolonas val merge'")
-    resume: bool | str = option(False, _resume, "go on with the run that was interrupted; True or its folder")
+    resume: bool | str = option(False, flag_or_path, "go on with the run that was interrupted; True or its folder")
     augment: bool = option(False, flag, "no effect", ignored=True)
     visualize: bool = option(False, flag, "no effect", ignored=True)
     dnn: bool = option(False, flag, "no effect", ignored=True)

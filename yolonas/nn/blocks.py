@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_CHANNELS = 16
+FEW_CHANNELS = 16  # fewer than these are not safe, see `PointwiseConv`
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
