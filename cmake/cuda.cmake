@@ -35,10 +35,9 @@ if(YOLONAS_CUDA_REFUSED)
 endif()
 message(STATUS "CUDA module: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
+file(GLOB YOLONAS_CUDA_SOURCES CONFIGURE_DEPENDS csrc/cuda/*.cpp csrc/cuda/*.cu csrc/bindings/cuda_*.cpp)
 pybind11_add_module(_cuda MODULE NO_EXTRAS
-  csrc/bindings/module_cuda.cpp csrc/bindings/tensor_arg.cpp
-  csrc/cuda/letterbox.cpp csrc/cuda/post.cpp csrc/cuda/quantize.cpp
-  csrc/cuda/decode.cu csrc/cuda/device.cu csrc/cuda/fake_quantize.cu csrc/cuda/letterbox.cu csrc/cuda/nms.cu)
+  csrc/bindings/module_cuda.cpp csrc/bindings/tensor_arg.cpp csrc/bindings/graph_arg.cpp ${YOLONAS_CUDA_SOURCES})
 yolonas_options(_cuda)
 set_target_properties(_cuda PROPERTIES
   CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF

@@ -47,7 +47,7 @@ C_LAYERS = {
     "ops": {"core", "ops"},
     "engine": {"core", "engine"},
     "cpu": {"core", "ops", "engine", "cpu"},
-    "cuda": {"core", "ops", "cuda"},
+    "cuda": {"core", "ops", "engine", "cuda"},
     "bindings": {"core", "ops", "engine", "cpu", "cuda", "bindings"},
 }
 

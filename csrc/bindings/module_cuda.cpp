@@ -5,8 +5,8 @@
 
 #include <array>
 
+#include "bindings/cuda_args.h"
 #include "bindings/gil.h"
-#include "bindings/tensor_arg.h"
 #include "cuda/device.h"
 #include "cuda/letterbox.h"
 #include "cuda/post.h"
@@ -15,40 +15,12 @@
 namespace py = pybind11;
 
 namespace yolonas::bindings {
+void bind_cuda_conv(py::module_& module);    // cuda_conv.cpp
+void bind_cuda_maps(py::module_& module);    // cuda_maps.cpp
+void bind_cuda_detect(py::module_& module);  // cuda_detect.cpp
+void bind_cuda_engine(py::module_& module);  // cuda_engine.cpp
+
 namespace {
-
-// The tensors of one call: all on the same CUDA device.
-class CudaArgs {
- public:
-  explicit CudaArgs(const char* op) : op_(op) {}
-
-  TensorArg take(const py::handle& object, const char* argument) {
-    TensorArg tensor(object, op_, argument);
-    place(tensor.view(), argument);
-    return tensor;
-  }
-
-  std::vector<TensorArg> take_list(const py::sequence& objects, const char* argument) {
-    std::vector<TensorArg> tensors = tensor_list(objects, op_, argument);
-    for (const TensorArg& tensor : tensors) place(tensor.view(), argument);
-    return tensors;
-  }
-
-  int device() const { return device_; }
-
- private:
-  void place(const TensorView& view, const char* argument) {
-    YN_CHECK(view.device == Device::cuda, op_, ": ", argument, " must lie on a CUDA device, got ", name(view.device));
-    if (device_ < 0) device_ = view.device_index;
-    YN_CHECK(view.device_index == device_, op_, ": ", argument,
-             " must lie on the device of the first tensor, cuda:", device_, ", got cuda:", view.device_index);
-  }
-
-  const char* op_;
-  int device_ = -1;
-};
-
-cuda::Stream as_stream(std::uintptr_t stream) { return reinterpret_cast<cuda::Stream>(stream); }
 
 void bind_letterbox(py::module_& module) {
   module.def(
@@ -165,6 +137,10 @@ PYBIND11_MODULE(_cuda, module) {
   bind_letterbox(module);
   bind_post(module);
   bind_quantize(module);
+  bind_cuda_conv(module);
+  bind_cuda_maps(module);
+  bind_cuda_detect(module);
+  bind_cuda_engine(module);
   module.def("architectures", &yolonas::cuda::architectures, "Architectures compiled for, e.g. ['sm_80', 'sm_90'].");
   module.def("device_count", &yolonas::cuda::device_count, "Usable devices; 0 without a driver.");
   module.def("runtime_version", &yolonas::cuda::runtime_version, "Version of the CUDA runtime built in, e.g. '13.0'.");

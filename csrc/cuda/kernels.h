@@ -7,11 +7,10 @@
 
 #include <cstdint>
 
+#include "cuda/maps.h"
 #include "ops/letterbox_frame.h"
 
 namespace yolonas::cuda {
-
-using Stream = void*;  // a cudaStream_t; null is the default stream
 
 // As cpu/kernels.h's: OpenCV's uint8 bilinear (ops/letterbox.h), grey outside, then (value - mean) / divisor with a
 // true division. One thread an output pixel; bit-equal to the CPU op.

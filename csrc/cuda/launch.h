@@ -22,22 +22,51 @@ bool sync_after_launch();
   } while (false)
 
 inline constexpr int kThreads = 256;
+#if defined(YOLONAS_CUDA_EMULATOR)
+inline constexpr std::int64_t kMaxBlocks = 5;  // so that the loops over what is left run as well
+#else
 inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of gridDim.x
+#endif
+
+// Runs the kernel with exactly this grid. shared_bytes: dynamic shared memory of a block, any amount that the device
+// has. Follows every launch with the check.
+template <class... Params, class... Args>
+void launch_grid(const char* op, Queue queue, dim3 grid, int threads, int shared_bytes, void (*kernel)(Params...),
+                 Args... args) {
+  constexpr int kAlwaysAllowed = 48 << 10;
+  if (shared_bytes > kAlwaysAllowed) {
+    YN_CUDA_CHECK(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                           cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  }
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(queue.stream);
+  config.attrs = &overlap;
+  config.numAttrs = queue.overlap ? 1 : 0;
+  YN_CUDA_CHECK(op, cudaLaunchKernelEx(&config, kernel, args...));
+  YN_CUDA_CHECK(op, cudaGetLastError());
+  if (sync_after_launch()) YN_CUDA_CHECK(op, cudaStreamSynchronize(config.stream));
+}
 
 // Runs the kernel with `threads` threads in enough blocks for `items` pieces of work, `per_block` a block, at most as
 // many as a grid holds: kernels loop over what is left. Follows every launch with the check.
 template <class... Params, class... Args>
-void launch(const char* op, Stream stream, std::int64_t items, int per_block, int threads, void (*kernel)(Params...),
+void launch(const char* op, Queue queue, std::int64_t items, int per_block, int threads, void (*kernel)(Params...),
             Args... args) {
   if (items <= 0) return;
   const std::int64_t blocks = (items - 1) / per_block + 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = static_cast<cudaStream_t>(stream);
-  YN_CUDA_CHECK(op, cudaLaunchKernelEx(&config, kernel, args...));
-  YN_CUDA_CHECK(op, cudaGetLastError());
-  if (sync_after_launch()) YN_CUDA_CHECK(op, cudaStreamSynchronize(config.stream));
+  const dim3 grid(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
+  launch_grid(op, queue, grid, threads, 0, kernel, args...);
+}
+template <class... Params, class... Args>
+void launch(const char* op, Stream stream, std::int64_t items, int per_block, int threads, void (*kernel)(Params...),
+            Args... args) {
+  launch(op, Queue{stream, false}, items, per_block, threads, kernel, args...);
 }
 
 }  // namespace yolonas::cuda

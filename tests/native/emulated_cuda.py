@@ -33,8 +33,9 @@ def build(folder: Path) -> ModuleType:
     if not (python / "Python.h").is_file():
         pytest.skip(f"no Python.h in {python}")
     includes = [f"-I{path}" for path in (CSRC, Path(__file__).parent / "cuda_emulator", pybind11.get_include(), python)]
-    sources = [CSRC / "bindings/module_cuda.cpp", CSRC / "bindings/tensor_arg.cpp", CSRC / "core/env.cpp"]
-    sources += [CSRC / "core/tensor_view.cpp", *(CSRC / "ops").glob("*.cpp")]
+    sources = [CSRC / f"bindings/{name}.cpp" for name in ("module_cuda", "tensor_arg", "graph_arg")]
+    sources += [path for name in ("core", "ops", "engine") for path in (CSRC / name).glob("*.cpp")]
+    sources += (CSRC / "bindings").glob("cuda_*.cpp")
     sources += [*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")]
 
     def compile_one(source: Path) -> str:

@@ -5,6 +5,8 @@
 // YOLONAS_EMULATOR_ORDER=backward does, shows some of the races).
 #pragma once
 
+#define YOLONAS_CUDA_EMULATOR 1
+
 #include <ucontext.h>
 
 #include <cmath>
@@ -98,18 +100,27 @@ inline void run_block(unsigned threads) {
 
 inline void __syncthreads() { swapcontext(&emulator::current->context, &emulator::scheduler); }
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim{}, blockDim{};
   std::size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
-  // Few blocks, however many were asked for, so that the loops over what is left run as well.
-  constexpr unsigned kBlocks = 5;
   blockDim = config->blockDim;
-  gridDim = dim3(config->gridDim.x < kBlocks ? config->gridDim.x : kBlocks);
+  gridDim = config->gridDim;
   const std::function<void()> body = [&] { kernel(static_cast<Params>(args)...); };
   emulator::body = &body;
   for (unsigned block = 0; block < gridDim.x; ++block) {
