@@ -16,6 +16,19 @@ namespace yolonas::cuda {
 // true division. One thread an output pixel; bit-equal to the CPU op.
 void letterbox_u8_f32(const LetterboxFrame& args, Stream stream);
 
+// The same for the pictures of a batch, into the network's input as the engine holds it: NHWC, `pixel` elements from
+// pixel to pixel, channels from 3 on are 0. Float16 is the rounded float32 value; int8 is quantize() of it, with 1 /
+// scale as `inverse_scale`. All frames have one size; their `out` and `hwc` do not count. One launch for up to
+// kLetterboxBatch pictures.
+inline constexpr int kLetterboxBatch = 16;
+struct NetworkInput {
+  void* data;
+  Elem elem;
+  int pixel;
+  float inverse_scale;  // of int8
+};
+void letterbox_batch(const LetterboxFrame* frames, int count, const NetworkInput& out, Queue queue);
+
 // One pyramid level of `batch` pictures to its rows of boxes and scores. A score is 1 / (1 + exp(-logit)); a side's
 // distance the expectation of a softmax over 17 bins (DFL, Li et al. 2020); a box (grid point -+ distance) * stride.
 // NaN logits give NaN. Differs from the CPU op by the rounding of exp: scores within 1e-6, distances within 1e-5 cells.
@@ -53,6 +66,25 @@ struct NmsArgs {
 inline constexpr std::int64_t kNmsMaxCapacity = 1 << 18;  // the flags of a picture fill 32 KiB of shared memory
 inline std::int64_t nms_workspace(std::int64_t capacity) { return capacity * ((capacity + 63) / 64); }
 void nms_bitmask_f32(const NmsArgs& args, Stream stream);
+
+// --- Feature maps of the engine. `pixels` in raster order over all pictures; 16 bytes at a time where addresses and
+// strides allow it. ---
+
+// y[p][c] = convert(x[p][c]) for c < x.channels; y.channels >= x.channels, and y's channels from there on become 0.
+// Between any two types: float32 to float16 rounds to nearest even; float32 to int8 (quantize) is clamp(rint(x *
+// factor), -128, 127) with ties to even, -128 for a NaN; int8 to float32 (dequantize) is float(x) * factor; `factor` is
+// not read otherwise. float16 to int8 and back go through float32. Int8 numbers are bit-equal to the CPU's.
+void convert_map(const MapView& x, const MapView& y, std::int64_t pixels, float factor, Queue queue);
+
+// y[oy][ox][c] = max of x in the 5x5 window around (oy, ox), cut at the edges. x and y are of one type and do not
+// overlap. A NaN may be lost. Bit-equal to the CPU.
+void max_pool5(const MapView& x, const MapView& y, int batch, int h, int w, Queue queue);
+
+// Adds the values of a float32 or float16 map to a histogram over the upper 16 bits of |value| as float32 (as
+// Histograms in cpu/engine.h): counts [1 << 15], *largest the largest finite magnitude (as its bits; starts from what
+// is there), *negatives how many are below 0. Integer sums, so any order gives the same.
+void observe_map(const MapView& x, std::int64_t pixels, unsigned long long* counts, unsigned* largest,
+                 unsigned long long* negatives, Queue queue);
 
 // The tensor seen as [outer][channels][inner], element i has scale[i / inner % channels]. Scales must be positive and
 // finite: they are not looked at, others give meaningless values. In place allowed. One thread an element.

@@ -21,6 +21,15 @@ bool sync_after_launch();
     if (yn_error != cudaSuccess) yolonas::cuda::raise_cuda_error(op, yn_error); \
   } while (false)
 
+// The dynamic shared memory of a block, as bytes at a multiple of 1024.
+#if defined(YOLONAS_CUDA_EMULATOR)
+#define YN_DYNAMIC_SHARED(name) unsigned char* const name = emulator::dynamic_shared()
+#else
+#define YN_DYNAMIC_SHARED(name)                              \
+  extern __shared__ __align__(1024) unsigned char name##_[]; \
+  unsigned char* const name = name##_
+#endif
+
 inline constexpr int kThreads = 256;
 #if defined(YOLONAS_CUDA_EMULATOR)
 inline constexpr std::int64_t kMaxBlocks = 5;  // so that the loops over what is left run as well
