@@ -42,8 +42,7 @@ inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of gridDim.x
 template <class... Params, class... Args>
 void launch_grid(const char* op, Queue queue, dim3 grid, int threads, int shared_bytes, void (*kernel)(Params...),
                  Args... args) {
-  constexpr int kAlwaysAllowed = 48 << 10;
-  if (shared_bytes > kAlwaysAllowed) {
+  if (shared_bytes > 0) {  // without it 48 KiB are the limit, static memory included
     YN_CUDA_CHECK(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                            cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   }

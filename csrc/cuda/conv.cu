@@ -1,0 +1,148 @@
+// Convolutions: the tables of variants, checks of what a launch relies on, and the launch.
+#include <vector>
+
+#include "core/check.h"
+#include "cuda/conv.h"
+#include "cuda/conv_kernel.h"
+
+namespace yolonas::cuda {
+namespace {
+
+constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 256, 0, 75}};
+constexpr int kTables = 2;
+
+struct Table {
+  const ConvEntry* entries;
+  int count;
+  const ConvVariant* variants;
+};
+
+// The variants alone, in the order of the entries.
+struct Variants {
+  std::vector<ConvVariant> of[kTables];
+  Variants() {
+    for (int i = 0; i < kHalfConvCount; ++i) of[0].push_back(kHalfConvs[i].variant);
+    for (int i = 0; i < kInt8ConvCount; ++i) of[1].push_back(kInt8Convs[i].variant);
+  }
+};
+
+Table table_of(Elem elem) {
+  static const Variants variants;
+  if (elem == Elem::f16) return {kHalfConvs, kHalfConvCount, variants.of[0].data()};
+  return {kInt8Convs, kInt8ConvCount, variants.of[1].data()};
+}
+
+const ConvEntry& entry_of(const ConvArgs& args, const ConvChoice& choice) {
+  const Table table = table_of(args.x.elem);
+  YN_CHECK(choice.variant >= 0 && choice.variant < table.count, "conv: variant must lie in 0..", table.count - 1,
+           ", got ", choice.variant);
+  return table.entries[choice.variant];
+}
+
+int tiles_of(std::int64_t size, int tile) { return static_cast<int>((size + tile - 1) / tile); }
+
+int tiles_of(const ConvArgs& args, const ConvVariant& variant) {
+  return tiles_of(args.rows(), variant.rows) * tiles_of(args.out_n(), variant.columns);
+}
+
+int steps_of(const ConvArgs& args, const ConvVariant& variant) {
+  return tiles_of(static_cast<std::int64_t>(args.depth()) * bytes_of(args.x.elem), variant.step);
+}
+
+// Parts with the same number of steps but for the last; none is empty, so they may be fewer than asked for.
+int split_steps_of(const ConvArgs& args, const ConvVariant& variant, int splits) {
+  return tiles_of(steps_of(args, variant), splits);
+}
+int splits_of(const ConvArgs& args, const ConvVariant& variant, int splits) {
+  return tiles_of(steps_of(args, variant), split_steps_of(args, variant, splits));
+}
+
+bool lies_at(const MapView& view, int multiple) {
+  return reinterpret_cast<std::uintptr_t>(view.data) % static_cast<unsigned>(multiple) == 0 &&
+         view.pixel * bytes_of(view.elem) % multiple == 0;
+}
+
+void check(const ConvArgs& a, const ConvChoice& choice) {
+  const std::int64_t kMost = std::int64_t{1} << 31;
+  const int size = bytes_of(a.x.elem);
+  YN_CHECK(lies_at(a.x, 16) && a.x.channels * size % 16 == 0 && reinterpret_cast<std::uintptr_t>(a.weight) % 16 == 0,
+           "conv: x and weight must lie at multiples of 16 bytes, with multiples of 16 bytes of channels, got ",
+           a.x.channels, " channels, ", a.x.pixel, " from pixel to pixel, of ", name(a.x.elem));
+  YN_CHECK(a.y.elem == a.x.elem || a.y.elem == Elem::f32, "conv: y must be float32 or as x, ", name(a.x.elem), ", got ",
+           name(a.y.elem));
+  YN_CHECK(!a.residual.data || a.residual.elem == a.x.elem, "conv: residual must be as x, ", name(a.x.elem), ", got ",
+           name(a.residual.elem));
+  YN_CHECK(a.rows() < kMost && std::int64_t{a.batch} * a.in_h * a.in_w < kMost,
+           "conv: maps must have fewer than 2^31 pixels");
+  YN_CHECK(choice.splits >= 1 && choice.splits <= 65535, "conv: splits must lie in 1..65535, got ", choice.splits);
+}
+
+}  // namespace
+
+const ConvVariant* conv_variants(Elem elem, int* count) {
+  if (elem == Elem::f32) {
+    *count = 1;
+    return kFloatVariants;
+  }
+  const Table table = table_of(elem);
+  *count = table.count;
+  return table.variants;
+}
+
+std::int64_t conv_partial_bytes(const ConvArgs& args, const ConvChoice& choice) {
+  if (args.x.elem == Elem::f32 || choice.splits == 1) return 0;
+  const ConvEntry& entry = entry_of(args, choice);
+  const int splits = splits_of(args, entry.variant, choice.splits);
+  return splits == 1 ? 0 : std::int64_t{tiles_of(args, entry.variant)} * splits * entry.partial_bytes;
+}
+
+std::int64_t conv_counters(const ConvArgs& args, const ConvChoice& choice) {
+  return conv_partial_bytes(args, choice) == 0 ? 0 : tiles_of(args, entry_of(args, choice).variant);
+}
+
+void conv(const ConvArgs& args, const ConvChoice& choice, const ConvWorkspace& workspace, Queue queue) {
+  check(args, choice);
+  if (args.rows() == 0) return;
+  if (args.x.elem == Elem::f32) throw NotSupported("conv: float32 has no kernel");
+  const ConvEntry& entry = entry_of(args, choice);
+  const ConvVariant& variant = entry.variant;
+  const int size = bytes_of(args.x.elem), y_size = bytes_of(args.y.elem);
+  ConvKernelArgs a{};
+  a.x = static_cast<const unsigned char*>(args.x.data);
+  a.weight = static_cast<const unsigned char*>(args.weight);
+  a.multiplier = args.multiplier;
+  a.offset = args.offset;
+  a.residual = args.residual.data;
+  a.y = args.y.data;
+  a.partial = workspace.partial;
+  a.counters = workspace.counters;
+  a.residual_scale = args.residual_scale;
+  a.rows = static_cast<int>(args.rows());
+  a.columns = args.out_n();
+  a.in_h = args.in_h;
+  a.in_w = args.in_w;
+  a.out_h = args.out_h;
+  a.out_w = args.out_w;
+  a.kernel = args.kernel;
+  a.stride = args.stride;
+  a.pad = args.pad;
+  a.x_pixel = args.x.pixel * size;
+  a.y_pixel = args.y.pixel;
+  a.r_pixel = args.residual.pixel;
+  a.y_channels = args.y.channels;
+  a.tap_chunks = args.x.channels * size / 16;
+  a.chunks = args.depth() * size / 16;
+  a.column_tiles = tiles_of(a.columns, variant.columns);
+  a.split_steps = split_steps_of(args, variant, choice.splits);
+  a.splits = splits_of(args, variant, choice.splits);
+  a.relu = args.relu;
+  a.transposed = args.transposed;
+  a.y_f32 = args.y.elem == Elem::f32;
+  const bool residual_pairs = !args.residual.data || lies_at(args.residual, 2 * size);
+  a.pairs = args.y.channels % 2 == 0 && lies_at(args.y, 2 * y_size) && residual_pairs;
+  a.chunky = a.pairs && args.y.channels % 8 == 0 && lies_at(args.y, 8 * y_size);
+  YN_CHECK(a.splits == 1 || (workspace.partial && workspace.counters), "conv: splits need a workspace");
+  entry.launch(a, tiles_of(args.rows(), variant.rows), queue);
+}
+
+}  // namespace yolonas::cuda
