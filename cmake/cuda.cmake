@@ -35,17 +35,30 @@ if(YOLONAS_CUDA_REFUSED)
 endif()
 message(STATUS "CUDA module: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
+function(yolonas_cuda_options target)
+  yolonas_options(${target})
+  set_target_properties(${target} PROPERTIES
+    CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
+    CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+  # As on the CPU: no contraction, so that the twins agree bit for bit; kernels ask for FMA by name.
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off>
+    $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${YOLONAS_WERROR}>>:-Werror=all-warnings -Xcompiler=-Werror>)
+endfunction()
+
 file(GLOB YOLONAS_CUDA_SOURCES CONFIGURE_DEPENDS csrc/cuda/*.cpp csrc/cuda/*.cu csrc/bindings/cuda_*.cpp)
 pybind11_add_module(_cuda MODULE NO_EXTRAS
   csrc/bindings/module_cuda.cpp csrc/bindings/tensor_arg.cpp csrc/bindings/graph_arg.cpp ${YOLONAS_CUDA_SOURCES})
-yolonas_options(_cuda)
-set_target_properties(_cuda PROPERTIES
-  CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
-  CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
-# As on the CPU: no contraction, so that the twins agree bit for bit; kernels ask for FMA by name.
-target_compile_options(_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off>
-  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${YOLONAS_WERROR}>>:-Werror=all-warnings -Xcompiler=-Werror>)
+yolonas_cuda_options(_cuda)
+# Hopper has instructions of its own, in code for sm_90a that runs there alone.
+if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "(^|;)90")
+  file(GLOB YOLONAS_HOPPER_SOURCES CONFIGURE_DEPENDS csrc/cuda/hopper/*.cu)
+  add_library(yolonas_hopper OBJECT ${YOLONAS_HOPPER_SOURCES})
+  yolonas_cuda_options(yolonas_hopper)
+  set_target_properties(yolonas_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
+  target_compile_definitions(_cuda PRIVATE YOLONAS_HOPPER)
+  target_link_libraries(_cuda PRIVATE yolonas_hopper)
+endif()
 # The static runtime stays private: torch brings another copy of it into the same process.
 target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
 target_link_libraries(_cuda PRIVATE yolonas_core Threads::Threads)

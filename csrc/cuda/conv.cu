@@ -8,35 +8,44 @@
 namespace yolonas::cuda {
 namespace {
 
-constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 256, 0, 75}};
-constexpr int kTables = 2;
-
+constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 256, 0, 75, kNewest}};
+// All variants of a type.
 struct Table {
-  const ConvEntry* entries;
-  int count;
-  const ConvVariant* variants;
-};
+  std::vector<ConvEntry> entries;
+  std::vector<ConvVariant> variants;
 
-// The variants alone, in the order of the entries.
-struct Variants {
-  std::vector<ConvVariant> of[kTables];
-  Variants() {
-    for (int i = 0; i < kHalfConvCount; ++i) of[0].push_back(kHalfConvs[i].variant);
-    for (int i = 0; i < kInt8ConvCount; ++i) of[1].push_back(kInt8Convs[i].variant);
+  void add(const ConvEntry* more, int count) {
+    for (int i = 0; i < count; ++i) {
+      entries.push_back(more[i]);
+      variants.push_back(more[i].variant);
+    }
   }
 };
 
-Table table_of(Elem elem) {
-  static const Variants variants;
-  if (elem == Elem::f16) return {kHalfConvs, kHalfConvCount, variants.of[0].data()};
-  return {kInt8Convs, kInt8ConvCount, variants.of[1].data()};
+struct Tables {
+  Table half, int8;
+
+  Tables() {
+    half.add(kHalfConvs, kHalfConvCount);
+    int8.add(kInt8Convs, kInt8ConvCount);
+#if defined(YOLONAS_HOPPER)
+    half.add(kWarpgroupHalfConvs, kWarpgroupHalfConvCount);
+    int8.add(kWarpgroupInt8Convs, kWarpgroupInt8ConvCount);
+#endif
+  }
+};
+
+const Table& table_of(Elem elem) {
+  static const Tables tables;
+  return elem == Elem::f16 ? tables.half : tables.int8;
 }
 
 const ConvEntry& entry_of(const ConvArgs& args, const ConvChoice& choice) {
-  const Table table = table_of(args.x.elem);
-  YN_CHECK(choice.variant >= 0 && choice.variant < table.count, "conv: variant must lie in 0..", table.count - 1,
-           ", got ", choice.variant);
-  return table.entries[choice.variant];
+  const std::vector<ConvEntry>& entries = table_of(args.x.elem).entries;
+  const int count = static_cast<int>(entries.size());
+  YN_CHECK(choice.variant >= 0 && choice.variant < count, "conv: variant must lie in 0..", count - 1, ", got ",
+           choice.variant);
+  return entries[static_cast<std::size_t>(choice.variant)];
 }
 
 int tiles_of(std::int64_t size, int tile) { return static_cast<int>((size + tile - 1) / tile); }
@@ -84,9 +93,9 @@ const ConvVariant* conv_variants(Elem elem, int* count) {
     *count = 1;
     return kFloatVariants;
   }
-  const Table table = table_of(elem);
-  *count = table.count;
-  return table.variants;
+  const std::vector<ConvVariant>& variants = table_of(elem).variants;
+  *count = static_cast<int>(variants.size());
+  return variants.data();
 }
 
 std::int64_t conv_partial_bytes(const ConvArgs& args, const ConvChoice& choice) {

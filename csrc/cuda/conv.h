@@ -45,13 +45,14 @@ struct ConvChoice {
   int splits = 1;   // parts of the depth that different blocks add up, the last to finish adds the parts in order
 };
 
+inline constexpr int kNewest = 9999;  // any later architecture
 struct ConvVariant {
-  const char* name;   // "64x32k64": rows x columns of a block, bytes of depth in a step
-  int rows, columns;  // of a block
-  int step;           // bytes of depth
-  int threads;        // of a block
-  int shared_bytes;   // of a block
-  int least_arch;     // 75, 80, 90: compute capability, ten times
+  const char* name;           // "64x32k64": rows x columns of a block, bytes of depth in a step
+  int rows, columns;          // of a block
+  int step;                   // bytes of depth
+  int threads;                // of a block
+  int shared_bytes;           // of a block
+  int least_arch, most_arch;  // runs on devices of these compute capabilities, ten times: 75, 80, 90
 };
 
 // Those of a type; their number goes to *count. The first takes everything on every architecture.

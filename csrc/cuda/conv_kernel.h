@@ -417,9 +417,10 @@ struct ConvEntry {
 };
 template <class Tile>
 constexpr ConvEntry conv_entry(const char* name) {
-  return {{name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kThreads, Tile::kSharedBytes, Tile::kLeastArch},
-          launch_conv<Tile>,
-          Tile::kRows * Tile::kColumns * 4};
+  return {
+      {name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kThreads, Tile::kSharedBytes, Tile::kLeastArch, kNewest},
+      launch_conv<Tile>,
+      Tile::kRows * Tile::kColumns * 4};
 }
 
 // The tiles of one element type: the same for both, as their bytes go the same way. The first is for everyone.
@@ -439,9 +440,9 @@ constexpr ConvEntry conv_entry(const char* name) {
       conv_entry<ConvTile<Type, 256, 64, 64, 32, 64, 4>>("256x64k64"),     \
   }
 
-extern const ConvEntry kHalfConvs[];
-extern const int kHalfConvCount;
-extern const ConvEntry kInt8Convs[];
-extern const int kInt8ConvCount;
+extern const ConvEntry kHalfConvs[], kInt8Convs[];
+extern const int kHalfConvCount, kInt8ConvCount;
+extern const ConvEntry kWarpgroupHalfConvs[], kWarpgroupInt8Convs[];  // of hopper/, where the build has it
+extern const int kWarpgroupHalfConvCount, kWarpgroupInt8ConvCount;
 
 }  // namespace yolonas::cuda

@@ -1,0 +1,98 @@
+// The convolution by Hopper's products of four warps. It differs from conv_kernel.h only in what multiplies the steps:
+// the products run while the warps copy the next steps, so a stage is filled again two steps after it was read.
+#pragma once
+
+#include "cuda/conv_kernel.h"
+#include "cuda/hopper/warpgroup.h"
+
+namespace yolonas::cuda {
+
+// A warp owns 16 rows and all columns: its sums lie as in conv_kernel.h.
+template <class Type, int kRows, int kColumns, int kStages>
+using WarpgroupTile = ConvTile<Type, kRows, kColumns, 16, kColumns, 128, kStages, 90>;
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const ConvKernelArgs a) {
+  static_assert(Tile::kStages >= 3 && Tile::kRows % 64 == 0 && Tile::kStep == 128, "");
+  static_assert(Tile::kRows * Tile::kStep % 1024 == 0 && Tile::kStageBytes % 1024 == 0, "tiles at multiples of 1024");
+  constexpr int kAhead = Tile::kStages - 2;  // steps that are copied before they are needed
+  YN_DYNAMIC_SHARED(shared);
+  let_next_begin();
+  const int tile = static_cast<int>(blockIdx.x), split = static_cast<int>(blockIdx.y);
+  const int first_row = tile / a.column_tiles * Tile::kRows, first_column = tile % a.column_tiles * Tile::kColumns;
+  const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
+  const int first_step = split * a.split_steps;
+  const int steps = min(a.split_steps, all_steps - first_step);
+
+  ConvLoader<Tile> loader(a, first_row, first_column, first_step);
+  const auto pixels_of = [&](int step) { return shared + step % Tile::kStages * Tile::kStageBytes; };
+  const auto weights_of = [&](int step) { return pixels_of(step) + Tile::kRows * Tile::kStep; };
+#pragma unroll
+  for (int step = 0; step < kAhead; ++step) {
+    if (step < steps) loader.load_weights(weights_of(step));
+  }
+  wait_for_previous();
+#pragma unroll
+  for (int step = 0; step < kAhead; ++step) {
+    if (step < steps) loader.load_pixels(pixels_of(step));
+    cp_async_commit();
+  }
+
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int group_row = warp / 4 * 64;
+  typename Tile::Sum sums[1][Tile::kFragmentColumns][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<kAhead - 1>();
+    publish_to_products();
+    __syncthreads();  // the step is there; and everyone's products of the step before the last one have ended
+    const int next = step + kAhead;
+    if (next < steps) {
+      loader.load_weights(weights_of(next));
+      loader.load_pixels(pixels_of(next));
+    }
+    cp_async_commit();
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < Tile::kStep / 32; ++k) {
+      warpgroup_product<Tile::kColumns>(sums[0], operand_of(pixels_of(step) + group_row * Tile::kStep + k * 32),
+                                        operand_of(weights_of(step) + k * 32));
+    }
+    commit_products();
+    wait_for_products<1>();
+  }
+  wait_for_products<0>();
+#pragma unroll
+  for (int j = 0; j < Tile::kFragmentColumns; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) settle(sums[0][j][e]);
+  }
+  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, sums)) return;
+  finish<Tile>(a, first_row + warp * 16, first_column, sums);
+}
+
+template <class Tile>
+void launch_warpgroup_conv(const ConvKernelArgs& args, int row_tiles, Queue queue) {
+  const dim3 grid(static_cast<unsigned>(row_tiles * args.column_tiles), static_cast<unsigned>(args.splits));
+  launch_grid("conv", queue, grid, Tile::kThreads, Tile::kSharedBytes, conv_warpgroup_kernel<Tile>, args);
+}
+
+template <class Tile>
+constexpr ConvEntry warpgroup_entry(const char* name) {
+  ConvEntry entry = conv_entry<Tile>(name);
+  entry.launch = launch_warpgroup_conv<Tile>;
+  entry.variant.most_arch = 90;  // their instructions are Hopper's alone
+  return entry;
+}
+
+#define YN_WARPGROUP_TILES(Type)                                     \
+  {                                                                  \
+      warpgroup_entry<WarpgroupTile<Type, 64, 64, 5>>("w64x64"),     \
+      warpgroup_entry<WarpgroupTile<Type, 64, 96, 5>>("w64x96"),     \
+      warpgroup_entry<WarpgroupTile<Type, 64, 128, 5>>("w64x128"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 64, 5>>("w128x64"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 96, 5>>("w128x96"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 128, 5>>("w128x128"), \
+      warpgroup_entry<WarpgroupTile<Type, 256, 64, 4>>("w256x64"),   \
+  }
+
+}  // namespace yolonas::cuda
