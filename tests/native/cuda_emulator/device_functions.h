@@ -11,35 +11,53 @@
 
 // --- vectors ---
 
-struct uchar4 {
-  unsigned char x, y, z, w;
+struct alignas(2) char2 {
+  signed char x, y;
 };
-struct char4 {
+struct alignas(4) char4 {
   signed char x, y, z, w;
 };
-struct int2 {
+struct alignas(2) uchar2 {
+  unsigned char x, y;
+};
+struct alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
+struct alignas(4) short2 {
+  short x, y;
+};
+struct alignas(8) short4 {
+  short x, y, z, w;
+};
+struct alignas(4) ushort2 {
+  unsigned short x, y;
+};
+struct alignas(8) ushort4 {
+  unsigned short x, y, z, w;
+};
+struct alignas(8) int2 {
   int x, y;
 };
 struct int3 {
   int x, y, z;
 };
-struct uint2 {
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(8) uint2 {
   unsigned x, y;
 };
 struct uint3 {
   unsigned x, y, z;
 };
-struct float2 {
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
   float x, y;
 };
 struct float3 {
   float x, y, z;
-};
-struct alignas(16) int4 {
-  int x, y, z, w;
-};
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
@@ -51,6 +69,8 @@ struct alignas(16) ulonglong2 {
   unsigned long long x, y;
 };
 inline uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, unsigned char w) { return {x, y, z, w}; }
+inline char2 make_char2(signed char x, signed char y) { return {x, y}; }
+inline uchar2 make_uchar2(unsigned char x, unsigned char y) { return {x, y}; }
 inline char4 make_char4(signed char x, signed char y, signed char z, signed char w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
