@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import ROOT
+from harness import ROOT, guarded
 
 CSRC = ROOT / "csrc"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
@@ -72,7 +72,7 @@ class _Tensor(ctypes.Structure):  # dlpack_abi.h
     )
 
 
-TYPE_CODES = {"i": 0, "u": 1, "f": 2}
+TYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 
 
 class FakeCudaTensor:
@@ -95,3 +95,29 @@ class FakeCudaTensor:
         capsule = ctypes.pythonapi.PyCapsule_New
         capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         return capsule(ctypes.addressof(self.managed), b"dltensor", None)
+
+
+def device_array(array: Any, *, front: bool = False) -> FakeCudaTensor:
+    """A copy "on the device", between pages that nobody may touch (harness.guarded); `.array` reads it back."""
+    return FakeCudaTensor(guarded(array, front=front))
+
+
+def live_allocations(module: ModuleType) -> int:
+    """How many allocations of device and pinned memory the emulator's cudaFree has not seen yet."""
+    return _counter(module, "live_allocations")
+
+
+def live_bytes(module: ModuleType) -> int:
+    """How many bytes of device memory are allocated."""
+    return _counter(module, "live_bytes")
+
+
+def launches(module: ModuleType) -> int:
+    """How many kernels have run."""
+    return _counter(module, "launches")
+
+
+def _counter(module: ModuleType, name: str) -> int:
+    function = getattr(ctypes.CDLL(module.__file__), f"yolonas_emulator_{name}")
+    function.restype, function.argtypes = ctypes.c_uint64, []
+    return function()
