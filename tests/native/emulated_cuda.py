@@ -20,11 +20,23 @@ import pytest
 from harness import ROOT, guarded
 
 CSRC = ROOT / "csrc"
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DYOLONAS_HOPPER"]
+FLAGS += ["-Wall", "-Wno-unknown-pragmas"]
+
+
+_BUILT: list[ModuleType] = []
 
 
 def build(folder: Path) -> ModuleType:
-    """Compiles and imports it; skips the test where a compiler, Python's headers or pybind11 are missing."""
+    """Compiles and imports it, once in a process; skips the test where a compiler, Python's headers or pybind11 are
+    missing.
+    """
+    if not _BUILT:
+        _BUILT.append(_build(folder))
+    return _BUILT[0]
+
+
+def _build(folder: Path) -> ModuleType:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or not CSRC.is_dir():
         pytest.skip("no C++ compiler or no csrc/ here")
@@ -36,7 +48,7 @@ def build(folder: Path) -> ModuleType:
     sources = [CSRC / f"bindings/{name}.cpp" for name in ("module_cuda", "tensor_arg", "graph_arg")]
     sources += [path for name in ("core", "ops", "engine") for path in (CSRC / name).glob("*.cpp")]
     sources += (CSRC / "bindings").glob("cuda_*.cpp")
-    sources += [*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")]
+    sources += [*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").rglob("*.cu")]
 
     def compile_one(source: Path) -> str:
         target = folder / f"{source.parent.name}-{source.name}.o"
