@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "cuda/conv.h"
+#include "cuda/conv_f32.h"
 #include "cuda/conv_kernel.h"
 
 namespace yolonas::cuda {
@@ -112,7 +113,7 @@ std::int64_t conv_counters(const ConvArgs& args, const ConvChoice& choice) {
 void conv(const ConvArgs& args, const ConvChoice& choice, const ConvWorkspace& workspace, Queue queue) {
   check(args, choice);
   if (args.rows() == 0) return;
-  if (args.x.elem == Elem::f32) throw NotSupported("conv: float32 has no kernel");
+  if (args.x.elem == Elem::f32) return conv_f32(args, queue);
   const ConvEntry& entry = entry_of(args, choice);
   const ConvVariant& variant = entry.variant;
   const int size = bytes_of(args.x.elem), y_size = bytes_of(args.y.elem);
