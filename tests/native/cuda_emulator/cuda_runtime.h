@@ -3,7 +3,7 @@
 // threads they are for, and, in several orders of threads and of a graph's nodes, that none is missing; it says nothing
 // about memory spaces or speed.
 //
-// Environment: YOLONAS_EMULATOR_ORDER=forward|backward|random:<seed> of the threads of a block,
+// Environment: YOLONAS_EMULATOR_ORDER=forward|backward|random:<seed> of blocks and threads,
 // YOLONAS_EMULATOR_GRAPH=forward|backward|random:<seed> of the nodes of a graph, YOLONAS_EMULATOR_ARCH=90 (ten times
 // the compute capability), YOLONAS_EMULATOR_MEMORY=<bytes> of the device.
 #pragma once

@@ -1,8 +1,9 @@
 // The threads of a block as fibers, its warps, its barriers and its dynamic shared memory.
 //
 // Blocks run one after the other, and within a block one thread runs until it waits: at a barrier of the block, or at
-// a collective of its warp (a shuffle, a vote, a matrix instruction). Warps go ahead of each other as far as barriers
-// let them, in an order of choice, so that a missing barrier shows as a wrong result in one order or another.
+// a collective of its warp (a shuffle, a vote, a matrix instruction). Blocks, warps and lanes come in an order of
+// choice, and warps go ahead of each other as far as barriers let them, so that a missing barrier shows as a wrong
+// result in one order or another.
 #pragma once
 
 #include <sys/mman.h>
@@ -396,12 +397,12 @@ inline void collective(const char* name, std::uint32_t mask, void* operand,
   if (mask & ~warp.alive) complain(" with a mask that names lanes that have ended or never were");
   Group* group = nullptr;
   for (Group& other : warp.groups) {
-    if (!(other.mask & mask)) continue;
-    if (other.mask != mask) complain(" with another mask than lanes at " + (other.name + other.where.text()));
-    if (std::strcmp(other.name, name) != 0 || !(other.where == where)) {
-      complain(" while other lanes of the warp are at " + (other.name + other.where.text()));
+    if (other.mask == mask && std::strcmp(other.name, name) == 0 && other.where == where) {
+      group = &other;
+    } else if ((other.mask & bit) && (other.arrived & mask)) {  // they wait for this lane, and it for them
+      complain((other.mask == mask ? " while other lanes of the warp are at " : " with another mask than lanes at ") +
+               (other.name + other.where.text()));
     }
-    group = &other;
   }
   if (!group) {
     warp.groups.push_back(Group{name, where, mask, 0, {}});
@@ -476,14 +477,18 @@ inline void run_grid(dim3 grid, dim3 threads, std::size_t shared_bytes, bool ove
   struct Outside {
     ~Outside() { block().current = nullptr; }
   } outside;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        start_shared(shared_bytes);
-        run_block(order);
-        check_shared();
-      }
+  std::vector<std::uint64_t> blocks(static_cast<std::size_t>(grid.x) * grid.y * grid.z);
+  for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = order == Order::backward ? blocks.size() - 1 - i : i;
+  if (order == Order::random) {
+    for (std::size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[b.random.next() % i]);
+  }
+  for (const std::uint64_t i : blocks) {
+    blockIdx = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                    static_cast<unsigned>(i / grid.x / grid.y));
+    start_shared(shared_bytes);
+    run_block(order);
+    check_shared();
+  }
   if (overlap && !b.waited) fail("a kernel that may overlap the launch before it does not wait for it");
 }
 

@@ -559,7 +559,7 @@ inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCapture
   stream->capture->streams.insert(stream);
   stream->capture->mode = mode;
   stream->tail.clear();
-  stream->waited_for_event = true;  // nothing of the graph comes before its first node
+  stream->waited_for_event = false;
   emulator::machine().captures.insert(stream->capture);
   return cudaSuccess;
 }
