@@ -8,15 +8,6 @@ namespace {
 
 constexpr std::int64_t kPiece = 2048;  // elements scanned per call: index and value buffers stay in the L1 cache
 
-// A logit that no score >= `score` can lie below: sigmoid's inverse, less a margin for its rounding.
-float logit_floor(float score) {
-  if (score <= 0.0f) return -INFINITY;
-  if (score >= 1.0f) return 14.0f;  // sigmoid rounds to 1 from about 16.6 on
-  const double p = score, logit = std::log(p / (1.0 - p));
-  // An error of a few ulp in the score is 1 / (p (1 - p)) times that in the logit.
-  return static_cast<float>(std::min(logit, 15.0) - 1e-3 - 1e-5 * std::abs(logit) - 1e-6 / (1.0 - p));
-}
-
 // Turns positions and values found in a piece into keys. `index_of` maps a position to anchor * classes + class.
 class Collector {
  public:

@@ -1,26 +1,18 @@
 // Suppression by bitmask, as in torchvision's CUDA op: the verdict of every pair in parallel, then a walk in score
-// order that only ors bits together. The walk is done on the device too, so the host never waits.
+// order that only ors bits together. The walk is done on the device too, so the host never waits. It takes 64
+// candidates at a time: one thread decides among them, then all threads or the kept ones' verdicts on what follows.
 #include "cuda/launch.h"
+#include "cuda/suppress.h"
 
 namespace yolonas::cuda {
 namespace {
 
-constexpr int kBits = 64;
-constexpr int kWalkThreads = 128;
+constexpr int kBits = kNmsBits;
+constexpr int kWalkThreads = 256;
 
 __device__ std::int64_t candidates_of(const NmsArgs& a, std::int64_t picture) {
   const std::int64_t n = a.candidate_counts[picture];
   return n < 0 ? 0 : n > a.capacity ? a.capacity : n;
-}
-
-// IoU above the limit; never with NaN. The order of operations is the CPU op's.
-__device__ bool overlap(const float* kept, const float* box, float limit) {
-  const float w = (kept[2] < box[2] ? kept[2] : box[2]) - (kept[0] > box[0] ? kept[0] : box[0]);
-  const float h = (kept[3] < box[3] ? kept[3] : box[3]) - (kept[1] > box[1] ? kept[1] : box[1]);
-  const float inter = (w > 0.0f ? w : 0.0f) * (h > 0.0f ? h : 0.0f);
-  const float kept_area = (kept[2] - kept[0]) * (kept[3] - kept[1]);
-  const float area = (box[2] - box[0]) * (box[3] - box[1]);
-  return inter / (kept_area + area - inter) > limit;
 }
 
 // Bit b of mask[picture][i][word]: candidate i, if kept, drops candidate 64 * word + b, which comes after it. Words
@@ -45,29 +37,46 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One block a picture. All threads take the same decisions from the flags in shared memory.
+// One block a picture.
 __global__ void __launch_bounds__(kWalkThreads)
     nms_walk_kernel(const NmsArgs a, std::int64_t first, std::int64_t pictures) {
-  __shared__ std::uint64_t dropped[kNmsMaxCapacity / kBits];
+  __shared__ unsigned long long dropped[kNmsMaxCapacity / kBits];
+  __shared__ std::uint64_t drops[kBits];  // the verdicts of the 64 on each other
+  __shared__ std::uint64_t keep;
+  __shared__ int kept_rows[kBits];
   const std::int64_t words = (a.capacity + kBits - 1) / kBits;
   const int thread = static_cast<int>(threadIdx.x);
   for (std::int64_t slot = blockIdx.x; slot < pictures; slot += gridDim.x) {
     const std::int64_t picture = first + slot, n = candidates_of(a, picture), used = (n + kBits - 1) / kBits;
+    const std::uint64_t* mask = a.workspace + slot * a.capacity * words;
     for (std::int64_t word = thread; word < used; word += kWalkThreads) dropped[word] = 0;
-    __syncthreads();
     float* rows = a.detections + picture * a.max_det * 6;
     std::int64_t kept = 0;
-    for (std::int64_t i = 0; i < n && kept < a.max_det; ++i) {
-      if (dropped[i / kBits] >> (i % kBits) & 1) continue;
-      __syncthreads();  // everyone has read the flag of i
-      const std::uint64_t* mask = a.workspace + (slot * a.capacity + i) * words;
-      for (std::int64_t word = i / kBits + thread; word < used; word += kWalkThreads) dropped[word] |= mask[word];
-      const std::int64_t from = picture * a.capacity + i;
-      if (thread < 4) rows[kept * 6 + thread] = a.boxes[from * 4 + thread];
-      if (thread == 4) rows[kept * 6 + 4] = a.scores[from];
-      if (thread == 5) rows[kept * 6 + 5] = static_cast<float>(a.classes[from]);
-      ++kept;
-      __syncthreads();  // the flags are up to date
+    for (std::int64_t word = 0; word < used && kept < a.max_det; ++word) {
+      const std::int64_t begin = word * kBits;
+      const int here = static_cast<int>(n - begin < kBits ? n - begin : kBits);
+      if (thread < here) drops[thread] = mask[(begin + thread) * words + word];
+      __syncthreads();  // the flags of the 64 are complete
+      if (thread == 0) keep = keep_in_order(~dropped[word] & first_bits(here), drops, here);
+      __syncthreads();
+      int count = __popcll(keep);
+      if (count > a.max_det - kept) count = static_cast<int>(a.max_det - kept);
+      if (thread < kBits && (keep >> thread & 1) != 0) kept_rows[__popcll(keep & first_bits(thread))] = thread;
+      __syncthreads();
+      const std::int64_t left = used - word - 1;
+      for (std::int64_t at = thread; at < count * left; at += kWalkThreads) {
+        const std::int64_t to = word + 1 + at % left;
+        const std::uint64_t bits = mask[(begin + kept_rows[at / left]) * words + to];
+        if (bits != 0) atomicOr(&dropped[to], static_cast<unsigned long long>(bits));
+      }
+      for (int at = thread; at < count * 6; at += kWalkThreads) {
+        const std::int64_t from = picture * a.capacity + begin + kept_rows[at / 6];
+        const int part = at % 6;
+        rows[kept * 6 + at] = part < 4    ? a.boxes[from * 4 + part]
+                              : part == 4 ? a.scores[from]
+                                          : static_cast<float>(a.classes[from]);
+      }
+      kept += count;
     }
     for (std::int64_t at = kept * 6 + thread; at < a.max_det * 6; at += kWalkThreads) rows[at] = 0.0f;
     if (thread == 0) a.counts[picture] = kept;

@@ -1,5 +1,6 @@
 #include "ops/post.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace yolonas {
@@ -46,6 +47,14 @@ HeadOutputs check_heads(const char* op, const std::vector<TensorView>& cls, cons
   YN_CHECK(heads.anchors <= 0x7fffffff / heads.classes, op, ": anchors * classes must be below 2^31, got ",
            heads.anchors, " * ", heads.classes);
   return heads;
+}
+
+float logit_floor(float score) {
+  if (score <= 0.0f) return -INFINITY;
+  if (score >= 1.0f) return 14.0f;  // sigmoid rounds to 1 from about 16.6 on
+  const double p = score, logit = std::log(p / (1.0 - p));
+  // An error of a few ulp in the score is 1 / (p (1 - p)) times that in the logit.
+  return static_cast<float>(std::min(logit, 15.0) - 1e-3 - 1e-5 * std::abs(logit) - 1e-6 / (1.0 - p));
 }
 
 void check_candidate_params(const char* op, const CandidateParams& p, std::int64_t classes,

@@ -42,6 +42,9 @@ struct CandidateParams {
 void check_candidate_params(const char* op, const CandidateParams& params, std::int64_t classes,
                             const TensorView* class_mask);
 
+// A logit that no score >= `score` can lie below: sigmoid's inverse, less a margin for its rounding.
+float logit_floor(float score);
+
 struct NmsParams {
   float iou = 0.7f;  // a box is dropped when its IoU with a kept one is > iou
   std::int64_t max_det = 300;
