@@ -23,8 +23,9 @@ struct Issuer {
   std::size_t open = 0;
 };
 inline Issuer& issuer() {
-  static std::vector<Issuer> all(1024);
-  return all[block().current->number];
+  std::shared_ptr<void>& own = block().current->products;
+  if (!own) own = std::make_shared<Issuer>();
+  return *static_cast<Issuer*>(own.get());
 }
 
 // Byte `byte` of row `row` of an operand: rows of 128 bytes, eight of them 1024 apart from the next eight; bits 4 to 6

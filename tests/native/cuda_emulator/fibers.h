@@ -13,6 +13,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -131,6 +132,7 @@ struct Fiber {
   std::vector<Copy> copies;         // under way, oldest first
   std::vector<std::size_t> groups;  // how many copies each closed group has
   std::size_t open = 0;             // copies since the last group
+  std::shared_ptr<void> products;   // of emulated_warpgroup.h
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
 #endif
@@ -315,6 +317,7 @@ inline void start_block() {
     fiber.copies.clear();
     fiber.groups.clear();
     fiber.open = 0;
+    fiber.products.reset();
   }
   b.warps.resize((b.threads + 31) / 32);
   for (unsigned w = 0; w < b.warps.size(); ++w) {
