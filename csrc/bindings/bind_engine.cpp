@@ -87,7 +87,7 @@ py::tuple detect(cpu::Engine& self, const py::sequence& pictures, const Pair& fr
   YN_CHECK(resized.size() == images.size() && offsets.size() == images.size(), op,
            ": resized and offsets must have one pair per picture, ", images.size(), ", got ", resized.size(), " and ",
            offsets.size());
-  cpu::DetectRequest request;
+  DetectRequest request;
   LetterboxParams placement;
   placement.pad_value = pad_value;
   placement.swap_channels = swap_channels;

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "engine/arguments.h"
 
 namespace yolonas::cpu {
 namespace {
@@ -61,6 +62,9 @@ Engine::Engine(engine::Graph&& graph) : graph_(std::move(graph)) {
   engine::check_graph(graph_);
   std::int64_t widest = 0;
   for (const engine::Step& step : graph_.steps) widest = std::max(widest, step.input.channels);
+  for (const engine::Level& level : graph_.levels) {
+    levels_.push_back({level.cls.channels, level.reg.channels, level.stride});
+  }
   zeros_.assign(static_cast<std::size_t>(widest), 0.0f);
   forced_.assign(graph_.steps.size(), -1);
   estimate_errors(graph_);
@@ -73,37 +77,14 @@ engine::Graph Engine::graph() {
 }
 
 engine::InputSize Engine::check_input(const TensorView& x, const char* op) const {
-  check_tensor(x, op, "x", DType::f32, {-1, -1, -1, graph_.buffers[0].channels}, "(N, H, W, C)");
-  const engine::InputSize size{x.shape[0], x.shape[1], x.shape[2]};
-  engine::check_size(graph_, size, op);
+  const engine::InputSize size = engine::check_input(graph_, x, op);
   check_finite(x, op);
   return size;
 }
 
 void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const std::vector<TensorView>& reg) {
-  const char* op = "run";
-  const engine::InputSize size = check_input(x, op);
-  const std::size_t levels = graph_.levels.size();
-  YN_CHECK(cls.size() == levels && reg.size() == levels, op, ": cls and reg must have one array per level, ", levels,
-           ", got ", cls.size(), " and ", reg.size());
-  Outputs outputs;
-  std::vector<const TensorView*> seen{&x};
-  for (std::size_t i = 0; i < levels; ++i) {
-    const engine::Level& level = graph_.levels[i];
-    for (const bool is_cls : {true, false}) {
-      const TensorView& out = is_cls ? cls[i] : reg[i];
-      const std::string argument = concat(is_cls ? "cls[" : "reg[", i, "]");
-      check_output(out, op, argument.c_str(), DType::f32,
-                   {size.pictures, size.height / level.stride, size.width / level.stride,
-                    is_cls ? level.cls.channels : level.reg.channels},
-                   "(N, h, w, channels)");
-      for (const TensorView* other : seen) {
-        YN_CHECK(!overlap(out, *other), op, ": ", argument, " must not overlap x or another output");
-      }
-      seen.push_back(&out);
-      outputs.push_back(out.as<float>());
-    }
-  }
+  const engine::InputSize size = check_input(x, "run");
+  const Outputs outputs = engine::check_outputs(graph_, x, cls, reg, "run");
   run_parts(size, x.as<const float>(), outputs, [](const Plan& plan, Context& context) {
     for (const StepPlan& step : plan.steps) run_step(plan, step, context);
   });

@@ -18,23 +18,9 @@
 #include "cpu/post.h"
 #include "engine/arena.h"
 #include "engine/graph.h"
+#include "ops/detect.h"
 
 namespace yolonas::cpu {
-
-// From pictures to detections. N pictures, all in frames of one size.
-struct DetectRequest {
-  struct Picture {
-    TensorView image;           // uint8 (h, w, 3), pixels contiguous, rows may be apart
-    LetterboxParams placement;  // `hwc` does not count: it is what the network takes
-  };
-  std::vector<Picture> pictures;
-  std::int64_t frame_h = 0, frame_w = 0;
-  CandidateParams candidates;  // top_k may be larger than there are pairs
-  NmsParams nms;
-  const TensorView* class_mask = nullptr;  // uint8 (K,), 0 = never a candidate; null = all
-  TensorView detections;                   // float32 (N, max_det, 6), as nms_candidates gives them, in frame pixels
-  TensorView counts;                       // int64 (N,)
-};
 
 // What `observe` adds to: a row for the input and one per step. Sums and maxima, so that neither the order of the
 // pictures, nor how they come in batches, nor the number of threads changes a bit.
@@ -174,6 +160,7 @@ class Engine {
   void prepare_detect(const Plan& plan, const DetectRequest& request, DetectMemory& memory) const;
 
   engine::Graph graph_;  // without weights
+  std::vector<DetectOutputs> levels_;
   std::vector<float> zeros_;
 
   std::mutex build_mutex_;                        // held while a plan is made

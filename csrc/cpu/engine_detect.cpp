@@ -1,8 +1,6 @@
 // Detect: from uint8 pictures to detections, some pictures at a time, in the memory of one context.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <cstdio>
 
 #include "core/check.h"
 #include "core/parallel.h"
@@ -12,55 +10,6 @@ namespace yolonas::cpu {
 namespace {
 
 constexpr const char* kOp = "detect";
-
-struct Bytes {
-  const char *begin, *end;
-};
-
-Bytes bytes_of(const TensorView& contiguous, std::int64_t item) {
-  const char* begin = contiguous.as<const char>();
-  return {begin, begin + contiguous.numel() * item};
-}
-
-Bytes bytes_of(const LetterboxFrame& frame) {
-  const char* begin = reinterpret_cast<const char*>(frame.image);
-  return {begin, begin + (frame.src_h - 1) * frame.row_bytes + 3 * frame.src_w};
-}
-
-bool overlap(const Bytes& a, const Bytes& b) { return a.begin < b.end && b.begin < a.end; }
-
-void check_no_overlap(const DetectRequest& request, const std::vector<LetterboxFrame>& frames) {
-  const Bytes detections = bytes_of(request.detections, 4), counts = bytes_of(request.counts, 8);
-  bool found = overlap(detections, counts);
-  const auto look = [&](const Bytes& read) { found = found || overlap(detections, read) || overlap(counts, read); };
-  for (const LetterboxFrame& frame : frames) look(bytes_of(frame));
-  if (request.class_mask) look(bytes_of(*request.class_mask, 1));
-  YN_CHECK(!found, kOp, ": detections and counts must not overlap each other, a picture or class_mask");
-}
-
-// A network's input must be finite, and pixels are between these two.
-void check_scaling(const LetterboxFrame& frame) {
-  for (int c = 0; c < 3; ++c) {
-    for (const float value : {0.0f, 255.0f}) {
-      YN_CHECK(std::isfinite((value - frame.mean[c]) / frame.divisor[c]), kOp,
-               ": mean and divisor must give finite values for pixels of 0..255, got mean ", frame.mean[c],
-               ", divisor ", frame.divisor[c], " for channel ", c);
-    }
-  }
-}
-
-void check_pictures(const DetectRequest& request, std::vector<LetterboxFrame>& frames) {
-  frames.clear();
-  frames.reserve(request.pictures.size());
-  for (const DetectRequest::Picture& picture : request.pictures) {
-    char argument[40];
-    std::snprintf(argument, sizeof argument, "pictures[%zu]", frames.size());
-    LetterboxParams placement = picture.placement;
-    placement.hwc = true;
-    frames.push_back(check_letterbox(kOp, argument, picture.image, request.frame_h, request.frame_w, placement));
-    check_scaling(frames.back());
-  }
-}
 
 void hold(engine::Memory& memory, std::int64_t floats, bool guard) {
   if (guard) {
@@ -93,8 +42,7 @@ Engine::StageTimes Engine::detect(const DetectRequest& request) {
   Lease lease(*this);
   Context& context = lease.context();
   DetectMemory& memory = context.detect;
-  check_pictures(request, memory.frames);
-  check_no_overlap(request, memory.frames);
+  check_pictures(kOp, request, memory.frames);
   CandidateParams candidates = request.candidates;
   if (request.class_mask) candidates.class_mask = request.class_mask->as<const std::uint8_t>();
 
@@ -130,26 +78,10 @@ Engine::StageTimes Engine::detect(const DetectRequest& request) {
 
 // All but the pictures.
 engine::InputSize Engine::check_detect(const DetectRequest& request) const {
-  const std::int64_t classes = num_classes();
   const engine::InputSize size{static_cast<std::int64_t>(request.pictures.size()), request.frame_h, request.frame_w};
   YN_CHECK(size.pictures >= 1, kOp, ": pictures must hold at least one picture, got none");
   engine::check_size(graph_, size, kOp);
-  std::int64_t anchors = 0;
-  for (const engine::Level& level : graph_.levels) {
-    YN_CHECK(level.cls.channels == classes && level.reg.channels == 4 * kBoxBins, kOp,
-             ": the network must have equally many class outputs and ", 4 * kBoxBins,
-             " box outputs on every level, got ", level.cls.channels, " and ", level.reg.channels, " after ", classes,
-             " classes on the first");
-    anchors += (size.height / level.stride) * (size.width / level.stride);
-  }
-  // Candidates are numbered anchor * classes + class in 32 bits.
-  YN_CHECK(anchors <= 0x7fffffff / classes, kOp, ": anchors * classes must be below 2^31, got ", anchors, " * ",
-           classes);
-  check_candidate_params(kOp, request.candidates, classes, request.class_mask);
-  check_nms_params(kOp, request.nms);
-  check_output(request.detections, kOp, "detections", DType::f32, {size.pictures, request.nms.max_det, 6},
-               "(N, max_det, 6)");
-  check_output(request.counts, kOp, "counts", DType::s64, {size.pictures}, "(N,)");
+  yolonas::check_detect(kOp, request, levels_);
   return size;
 }
 
