@@ -94,35 +94,42 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-Layout lay_out(const std::vector<Lifetime>& buffers) {
-  std::vector<std::size_t> order(buffers.size());
+Layout lay_out(const std::vector<std::int64_t>& sizes, std::int64_t align,
+               const std::function<bool(std::size_t, std::size_t)>& conflict) {
+  std::vector<std::size_t> order(sizes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return buffers[a].floats > buffers[b].floats; });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return sizes[a] > sizes[b]; });
   Layout layout;
-  layout.offset.assign(buffers.size(), -1);
+  layout.offset.assign(sizes.size(), -1);
   std::vector<std::size_t> placed;  // by offset
   for (const std::size_t at : order) {
-    const Lifetime& buffer = buffers[at];
-    if (buffer.floats == 0) continue;
-    const std::int64_t size = round_up(buffer.floats, kAlignFloats);
+    if (sizes[at] == 0) continue;
+    const std::int64_t size = round_up(sizes[at], align);
     std::int64_t best = -1, best_gap = std::numeric_limits<std::int64_t>::max(), end = 0;
     for (const std::size_t other : placed) {
-      if (buffers[other].last < buffer.first || buffers[other].first > buffer.last) continue;
+      if (!conflict(at, other)) continue;
       const std::int64_t gap = layout.offset[other] - end;
       if (gap >= size && gap < best_gap) {
         best = end;
         best_gap = gap;
       }
-      end = std::max(end, layout.offset[other] + round_up(buffers[other].floats, kAlignFloats));
+      end = std::max(end, layout.offset[other] + round_up(sizes[other], align));
     }
     layout.offset[at] = best >= 0 ? best : end;
-    layout.floats = std::max(layout.floats, layout.offset[at] + size);
+    layout.size = std::max(layout.size, layout.offset[at] + size);
     placed.insert(std::upper_bound(placed.begin(), placed.end(), at,
                                    [&](std::size_t a, std::size_t b) { return layout.offset[a] < layout.offset[b]; }),
                   at);
   }
   return layout;
+}
+
+Layout lay_out(const std::vector<Lifetime>& buffers) {
+  std::vector<std::int64_t> floats;
+  for (const Lifetime& buffer : buffers) floats.push_back(buffer.floats);
+  return lay_out(floats, kAlignFloats, [&](std::size_t a, std::size_t b) {
+    return buffers[a].first <= buffers[b].last && buffers[b].first <= buffers[a].last;
+  });
 }
 
 }  // namespace yolonas::engine

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace yolonas::engine {
@@ -41,12 +42,16 @@ struct Lifetime {
 };
 
 struct Layout {
-  std::vector<std::int64_t> offset;  // in floats, multiples of kAlignFloats; -1 for buffers without floats
-  std::int64_t floats = 0;           // of the whole arena
+  std::vector<std::int64_t> offset;  // in the units of the sizes, multiples of the alignment; -1 for empty blocks
+  std::int64_t size = 0;             // of the whole arena
 };
 
-// Places buffers so that no two that live at the same time share a float: the largest first, each into the smallest gap
-// that holds it (Pisarchyk and Lee, 2020). Same input, same layout.
+// Places blocks so that no two that `conflict` share a unit: the largest first, each into the smallest gap that holds
+// it (Pisarchyk and Lee, 2020). Same input, same layout.
+Layout lay_out(const std::vector<std::int64_t>& sizes, std::int64_t align,
+               const std::function<bool(std::size_t, std::size_t)>& conflict);
+
+// The same in floats, at multiples of kAlignFloats, for buffers that conflict when they live at the same time.
 Layout lay_out(const std::vector<Lifetime>& buffers);
 
 }  // namespace yolonas::engine

@@ -71,7 +71,7 @@ MemoryPlan plan_memory(const Graph& graph, const InputSize& size) {
   }
   const Layout layout = lay_out(lifetimes);
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) plan.buffers[i].offset = layout.offset[i];
-  plan.arena_floats = layout.floats;
+  plan.arena_floats = layout.size;
   return plan;
 }
 
