@@ -90,7 +90,7 @@ std::int64_t detect_workspace_bytes(const DetectArgs& args) {
   return lay_out(sizes, plan);
 }
 
-void detect(const DetectArgs& args, Queue queue) {
+void detect(const DetectArgs& args, Queue queue, bool after_event) {
   check_candidate_params(kOp, args.candidates, args.classes, nullptr);
   check_nms_params(kOp, args.nms);
   DetectPlan plan{};
@@ -119,7 +119,7 @@ void detect(const DetectArgs& args, Queue queue) {
   plan.max_det = static_cast<int>(args.nms.max_det);
   plan.detections = args.detections;
   plan.counts = args.counts;
-  detect_launches(plan, queue);
+  detect_launches(plan, {queue.stream, queue.overlap && !after_event}, queue);
 }
 
 }  // namespace yolonas::cuda

@@ -382,9 +382,9 @@ __global__ void __launch_bounds__(kBlock) finish_kernel(const DetectPlan a) {
 
 }  // namespace
 
-void detect_launches(const DetectPlan& plan, Queue queue) {
+void detect_launches(const DetectPlan& plan, Queue first, Queue queue) {
   const char* op = "detect";
-  launch(op, queue, plan.batch, kThreads, kThreads, empty_kernel, plan);
+  launch(op, first, plan.batch, kThreads, kThreads, empty_kernel, plan);
   const std::int64_t anchors = plan.anchors;
   const auto blocks = [&](std::int64_t items) { return (items + kThreads - 1) / kThreads * plan.batch; };
   if (!plan.multi_label) {

@@ -48,6 +48,6 @@ struct DetectPlan {
 // Three launches, for any contents: empties the lists; lists the key of every pair that passes; then one block a
 // picture sorts, decodes and suppresses. A key is score bits << 32 | (0x7fffffff - (anchor * classes + class)): greater
 // is better, never 0, and no two are equal, so the order in which the list was filled does not matter.
-void detect_launches(const DetectPlan& plan, Queue queue);
+void detect_launches(const DetectPlan& plan, Queue first, Queue queue);
 
 }  // namespace yolonas::cuda
