@@ -192,6 +192,8 @@ void register_exceptions() {
       PyErr_SetString(PyExc_TypeError, e.what());
     } catch (const NotSupported& e) {
       PyErr_SetString(PyExc_NotImplementedError, e.what());
+    } catch (const OutOfMemory& e) {
+      PyErr_SetString(PyExc_MemoryError, e.what());
     }
   });
 }

@@ -39,7 +39,7 @@ TensorArg on_cpu(const pybind11::handle& object, const char* op, const char* arg
 std::vector<TensorArg> tensor_list(const pybind11::sequence& objects, const char* op, const char* argument);
 std::vector<TensorView> views(const std::vector<TensorArg>& arguments);
 
-// Maps yolonas::TypeError and yolonas::NotSupported; std::invalid_argument is ValueError already.
+// Maps yolonas::TypeError, NotSupported and OutOfMemory; std::invalid_argument is ValueError already.
 void register_exceptions();
 
 }  // namespace yolonas::bindings

@@ -18,6 +18,11 @@ class NotSupported : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// More memory than a device has left; becomes Python's MemoryError, with its text.
+class OutOfMemory : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream text;

@@ -24,4 +24,8 @@ bool env_cuda_sync() {
   return !value.empty() && value != "0";
 }
 
+bool env_cuda_graph() { return read("YOLONAS_CUDA_GRAPH") != "0"; }
+
+bool env_cuda_overlap() { return read("YOLONAS_CUDA_OVERLAP") != "0"; }
+
 }  // namespace yolonas
