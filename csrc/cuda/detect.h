@@ -31,8 +31,8 @@ std::int64_t detect_workspace_bytes(const DetectArgs& args);
 
 // What decode_candidates and nms_candidates of the CPU give one after another (see ops/post.h for the order of
 // candidates), up to the rounding of exp: scores within 1e-6, sides within 1e-5 cells. The same bits at every run and
-// place in the batch. Boxes that are not finite are left out. Queues kernels only. after_event: the first of them follows
-// other streams' events, so that it alone must not overlap.
+// place in the batch. Boxes that are not finite are left out. Queues kernels only. after_event: the first of them
+// follows other streams' events, so that it alone must not overlap.
 void detect(const DetectArgs& args, Queue queue, bool after_event = false);
 
 }  // namespace yolonas::cuda
