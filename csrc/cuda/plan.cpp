@@ -24,8 +24,6 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 int round_up_int(std::int64_t count, int multiple) { return static_cast<int>(engine::round_up(count, multiple)); }
 
-bool is_int8(const Graph& graph, const View& view) { return graph.buffers[at(view.buffer)].is_int8(); }
-
 bool is_whole(const Graph& graph, const View& view) {
   return view.offset == 0 && view.channels == graph.buffers[at(view.buffer)].channels;
 }
