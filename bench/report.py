@@ -440,6 +440,71 @@ def train(saved: dict[str, Result]) -> list[str]:
     ]
 
 
+def gpu(saved: dict[str, Result]) -> list[str]:
+    """The network on a GPU: times, aims, what tuning gives, accuracy, and what they were taken on."""
+    if "gpu" not in saved:
+        return []
+    result = saved["gpu"]
+    rows = result["rows"]
+    sides = list(dict.fromkeys(side for row in rows.values() for side in row["times"]))
+    best = {
+        line["case"]: 1 / line["ratio"] if line["at_least"] else line["ratio"]
+        for line in result["ratios"]
+        if line["what"].endswith("over the best peer")
+    }
+    body = []
+    for key, row in rows.items():
+        shown = [
+            f"{row['times'][side]['median_ms']:.3f}{' (wrong)' * (side in row['wrong'])}"
+            if side in row["times"]
+            else ""
+            for side in sides
+        ]
+        body.append((row["case"], *shown, f"{best[key]:.2f}" if key in best else ""))
+    lines = [
+        *("## Speed on a GPU", ""),
+        "Milliseconds of the network alone, of a batch for all its pictures; the last column is our fp16 over the best",
+        "of torch in fp16. Results are compared with the CPU engine first.",
+        *("", *table(("network", *sides, "over the best peer"), body)),
+        *aims(rows, result["ratios"]),
+    ]
+    if result["tuning"]:
+        tuned = [(rows[key]["case"] if key in rows else key) for key in result["tuning"]]
+        times = [
+            (*(f"{one['times'][name]['median_ms']:.3f}" for name in ("as it is", "tuned")), f"{one['changed_steps']}")
+            for one in result["tuning"].values()
+        ]
+        body = [(name, *shown) for name, shown in zip(tuned, times, strict=True)]
+        lines += ["", *table(("network, yolonas fp16", "as it is", "tuned", "steps changed"), body)]
+    if result["accuracy"]:
+        body = [
+            (side, *(f"{coco[name]:.4f}" for name in ("AP", "AP50", "AP75")))
+            for side, coco in result["accuracy"].items()
+        ]
+        lines += ["", *table(("bccd_s.pth", "mAP50-95", "mAP50", "mAP75"), body)]
+    gone = {
+        f"{row['case']}, {side}: {reason}" for row in rows.values() for side, reason in row.get("missing", {}).items()
+    }
+    if gone:
+        lines += ["", f"Not timed: {'; '.join(sorted(gone))}."]
+    units = {
+        "fp16_tflops": "TFLOP/s fp16",
+        "fp32_tflops": "TFLOP/s fp32",
+        "int8_tops": "TOP/s int8",
+        "copy_gbs": "GB/s",
+    }
+    ceilings = ", ".join(f"{value:,.0f} {units.get(name, name)}" for name, value in result["ceilings"].items())
+    clocks = ", ".join(result["clocks"].get("busy", {}).values())
+    return [
+        *lines,
+        "",
+        f"{result['device']}, driver {result['gpu'].get('driver_version', 'unknown')}, torch "
+        f"{result['versions']['torch']}, CUDA {result['versions']['cuda']}, commit {result['machine']['commit']}; "
+        f"median of {result['rounds']} rounds.",
+        f"Measured ceilings: {ceilings}. While it ran: {clocks}. Caches: {result['caches']}.",
+    ]
+
+
 def on(machine: dict[str, Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores, {machine['cpu_isa']} kernels"
 
@@ -457,6 +522,9 @@ SECTIONS: dict[str, Callable[[dict[str, Result]], list[str]]] = {
     "predict": predict,
     "ops": ops,
 }
+
+# Sections that have no place in the README: printed only.
+PRINTED: dict[str, Callable[[dict[str, Result]], list[str]]] = {"gpu": gpu}
 
 
 def read(folder: Path = RESULTS) -> dict[str, Result]:
@@ -484,7 +552,7 @@ def main() -> None:
             (RESULTS / LAYERS).write_text(layers(saved["network"]), encoding="utf-8")
         readme = ROOT / "README.md"
         readme.write_text(filled(readme.read_text(encoding="utf-8"), saved), encoding="utf-8")
-    for section in SECTIONS.values():
+    for section in (*SECTIONS.values(), *PRINTED.values()):
         if lines := section(saved):
             print("\n".join(lines), end="\n\n")
 

@@ -64,15 +64,11 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "processor": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
-        "commit": commit.stdout.strip() + ("+" if changed.stdout.strip() else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + "+" * bool(_git("status", "--porcelain")),
         "yolonas": yolonas.__version__,
         "cpu_isa": _native.build_info()["cpu_isa"],
         "threads": {
@@ -84,6 +80,15 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
+
+
+def _git(*words: str) -> str:
+    """What git answers; empty without git or a repository."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
