@@ -186,6 +186,11 @@ void set_choices(cuda::Engine& self, std::int64_t height, std::int64_t width, st
   self.set_choices({batch, height, width}, read_choices(choices));
 }
 
+void exclude(cuda::Engine& self, const std::vector<std::string>& variants) {
+  const GilRelease release;
+  self.exclude(variants);
+}
+
 // For tests: (stream, waits, fork, record, overlap) of each task, and the joins.
 py::tuple schedule(const std::vector<double>& costs, const std::vector<std::vector<int>>& needs, int streams) {
   std::vector<engine::Task> tasks;
@@ -231,6 +236,7 @@ void bind_cuda_engine(py::module_& module) {
            py::arg("batch").noconvert(), py::arg("cuts").noconvert())
       .def("time_choices", &time_choices, py::arg("height").noconvert(), py::arg("width").noconvert(),
            py::arg("batch").noconvert(), py::arg("runs"))
+      .def("exclude", &exclude, py::arg("variants"))
       .def("set_choices", &set_choices, py::arg("height").noconvert(), py::arg("width").noconvert(),
            py::arg("batch").noconvert(), py::arg("choices"))
       .def_property_readonly("step_names", &cuda::Engine::step_names)

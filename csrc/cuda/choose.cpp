@@ -107,6 +107,8 @@ bool can_run(const ConvWork& work, const ConvVariant* variants, int count, const
   if (choice.variant < 0 || choice.variant >= count) return false;
   const ConvVariant& variant = variants[choice.variant];
   if (processor.arch < variant.least_arch || processor.arch > variant.most_arch) return false;
+  const std::vector<std::string>& excluded = processor.excluded;
+  if (std::find(excluded.begin(), excluded.end(), variant.name) != excluded.end()) return false;
   if (choice.splits < 1 || choice.splits > kMostSplits) return false;
   if (variant.shared_bytes > processor.shared_bytes - kReservedShared) return false;
   if (work.elem == Elem::f32 && choice.splits != 1) return false;

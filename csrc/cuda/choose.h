@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cuda/conv.h"
@@ -16,7 +17,8 @@ inline constexpr int kPlanVersion = 1;
 struct Processor {
   int arch = 90;  // compute capability, ten times
   int multiprocessors = 132;
-  int shared_bytes = 227 << 10;  // of a multiprocessor
+  int shared_bytes = 227 << 10;       // of a multiprocessor
+  std::vector<std::string> excluded;  // names of variants that are not to be used
 };
 
 // A convolution as the estimate sees it.

@@ -584,4 +584,22 @@ void Engine::set_choices(const engine::InputSize& size, const TunedSteps& steps)
   forget_plans();
 }
 
+void Engine::exclude(const std::vector<std::string>& variants) {
+  const auto known = [&](Elem elem, const std::string& wanted, int first) {
+    int count = 0;
+    const ConvVariant* all = conv_variants(elem, &count);
+    return std::any_of(all + std::min(first, count), all + count,
+                       [&](const ConvVariant& one) { return wanted == one.name; });
+  };
+  for (const std::string& name : variants) {
+    YN_CHECK(known(Elem::f16, name, 1) || known(Elem::s8, name, 1),
+             "exclude: variants must be names of variants, and not the first of a type, got '", name, "'");
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const DeviceGuard device("exclude", options_.device);
+  processor_.excluded = variants;
+  tuned_.clear();
+  forget_plans();
+}
+
 }  // namespace yolonas::cuda

@@ -81,6 +81,10 @@ class Engine {
   std::vector<std::vector<double>> time_choices(const engine::InputSize& size, const std::vector<TunedSteps>& runs);
   void set_choices(const engine::InputSize& size, const TunedSteps& steps);
 
+  // Leaves variants out of the choices of all later runs, in place of those left out before, and forgets choices that
+  // were set. The first variant of a type cannot be left out.
+  void exclude(const std::vector<std::string>& variants);
+
   // For tests: every buffer of later runs is an allocation of its own.
   void guard_buffers(bool on);
   int graph_count();  // that are kept
