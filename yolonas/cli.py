@@ -378,7 +378,12 @@ def info(values: dict[str, Any]) -> int:
         model = load_model(checkpoint)
         model_info(model, detailed=detailed, imgsz=size)
     if plan or tune:
-        print_plan(Engines().native(model), size, tuned=tune)
+        device, engines = values.get("device"), Engines()
+        print_plan(
+            engines.native(model) if device is None else engines.choose(model, device, half=False, name="native"),
+            size,
+            tuned=tune,
+        )
     return OK
 
 
@@ -523,7 +528,7 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val_report import ReportOptions
 
         return tuple(item.name for item in fields(ReportOptions))
-    return {"info": ("model", "detailed", "imgsz", "plan", "tune"), "inspect": ("model",)}.get(mode, ())
+    return {"info": ("model", "detailed", "imgsz", "plan", "tune", "device"), "inspect": ("model",)}.get(mode, ())
 
 
 def _join_equals(words: Sequence[str]) -> list[str]:
