@@ -133,10 +133,14 @@ class CudaEngine:
         """
         import torch
 
+        if batch.dtype != np.float32:
+            raise TypeError(f"engine: x must be float32, got {batch.dtype}")
+        if batch.ndim != 4:
+            raise ValueError(f"engine: x must have shape (N, H, W, 3), got {batch.shape}")
         with self.cuda.active():
             staging = self.cuda.pinned(batch.nbytes)
             host = staging.view(torch.float32).view(batch.shape)
-            np.copyto(host.numpy(), batch, casting="no")
+            np.copyto(host.numpy(), batch)
             x = self.cuda.empty(batch.shape, torch.float32)
             self.cuda.copy(x, host, self.cuda.current_stream())
             cls, reg = self.heads_on_device(x)

@@ -86,14 +86,14 @@ class Engines:
         if half and chosen.type == "cpu":
             _warn_of_half()
             half = False
+        if name == "native" and chosen.type == "cpu":
+            engine: Engine = self.native(model)
+        elif name == "native":
+            engine = self._on_cuda(model, chosen, half=half)
+            chosen = engine.device  # with its number
+        else:
+            engine = self._of_torch(model, chosen, half=half)
         self.device = chosen
-        if name == "native":
-            return self.native(model) if chosen.type == "cpu" else self._on_cuda(model, chosen, half=half)
-        from .engine import TorchEngine
-
-        engine = self._made.get((name, ""))
-        if engine is None or not engine.stands_for(model, chosen, half=half):
-            engine = self._made[name, ""] = TorchEngine(model, chosen, half=half)
         return engine
 
     def native(self, model: YoloNAS | CompiledNetwork) -> NativeEngine:
@@ -105,6 +105,14 @@ class Engines:
         engine = self._made.get(("native", "cpu"))
         if engine is None or not engine.stands_for(model, CpuDevice(), half=False):
             engine = self._made["native", "cpu"] = NativeEngine.of_module(model)
+        return engine
+
+    def _of_torch(self, model: YoloNAS, device: Any, *, half: bool) -> TorchEngine:
+        from .engine import TorchEngine
+
+        engine = self._made.get(("torch", ""))
+        if engine is None or not engine.stands_for(model, device, half=half):
+            engine = self._made["torch", ""] = TorchEngine(model, device, half=half)
         return engine
 
     def _on_cuda(self, model: YoloNAS | CompiledNetwork, device: Any, *, half: bool) -> CudaEngine:
