@@ -226,13 +226,59 @@ class Engine:
         queue.add(work)
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> World:
-    """Gives this process devices; returns what they are made of."""
+class Emulated:
+    """An engine of the CUDA emulator on the stand-in's streams and memory; see `native/emulated_cuda.py`."""
+
+    world: World
+    module: Any
+    plan_version = 7
+
+    def __init__(self, *graph: Any, device: int, half: bool):
+        self.native = self.module.Engine(*graph, device=device, half=half)
+
+    @classmethod
+    def deserialize(cls, data: bytes, *, device: int, half: bool) -> Emulated:
+        engine = cls.__new__(cls)
+        engine.native = cls.module.Engine.deserialize(data, device=device, half=half)
+        return engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+    def run(self, x: Any, cls: list[Any], reg: list[Any], *, stream: int) -> None:
+        from emulated_cuda import FakeCudaTensor
+
+        # torch's own work made x
+        given = FakeCudaTensor(x.numpy()), [self._there(one) for one in cls], [self._there(one) for one in reg]
+        self.world.streams[stream].add(lambda: self.native.run(*given, stream=0))
+
+    def detect(
+        self, pictures: list[Any], *, detections: Any, counts: Any, class_mask: Any, stream: int, **settings: Any
+    ) -> None:
+        given = {"detections": self._there(detections), "counts": self._there(counts)}
+        given["class_mask"] = None if class_mask is None else self._there(class_mask)
+        on_device = [self._there(picture) for picture in pictures]
+        self.world.streams[stream].add(lambda: self.native.detect(on_device, **given, **settings, stream=0))
+
+    def _there(self, tensor: Any) -> Any:
+        from emulated_cuda import FakeCudaTensor
+
+        assert self.world.holds(tensor)
+        return FakeCudaTensor(tensor.numpy())
+
+
+def install(monkeypatch: pytest.MonkeyPatch, emulated: Any = None) -> World:
+    """Gives this process devices; returns what they are made of.
+
+    Args:
+        emulated: a `_cuda` built against the emulator, whose engines compute in place of the CPU's.
+    """
     world = World()
-    monkeypatch.setattr(Cuda, "world", world, raising=False)
-    monkeypatch.setattr(Engine, "world", world, raising=False)
+    for kind in (Cuda, Engine, Emulated):
+        monkeypatch.setattr(kind, "world", world, raising=False)
+    monkeypatch.setattr(Emulated, "module", emulated, raising=False)
     module = SimpleNamespace(
-        Engine=Engine,
+        Engine=Engine if emulated is None else Emulated,
         architectures=lambda: ["sm_80", "sm_90"],
         device_count=lambda: world.devices,
         runtime_version=lambda: "13.0",

@@ -105,6 +105,19 @@ def test_on_a_cuda_device_the_native_engine_is_the_default(network: YoloNAS, wor
     assert isinstance(Engines().choose(network, None, half=False, name="native"), CudaEngine)
 
 
+def test_a_network_of_other_widths_runs_in_torch(
+    network: YoloNAS, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("engine: channels of step 'x' must be a multiple of 8, got 6")
+
+    monkeypatch.setattr(cuda_stand_in.Engine, "_start", refuse)
+    assert isinstance(Engines().choose(network, 0, half=False, name=None), TorchEngine)
+    assert "engine 'torch' runs the network on cuda:0, not 'native': engine: channels of step" in caplog.text
+    with pytest.raises(NotImplementedError, match="multiple of 8, got 6"):
+        Engines().choose(network, 0, half=False, name="native")
+
+
 def test_torch_stays_choosable(network: YoloNAS, world: World) -> None:
     engine = Engines().choose(network, 0, half=False, name="torch")
     assert isinstance(engine, TorchEngine)

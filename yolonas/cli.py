@@ -410,8 +410,14 @@ def checks(values: dict[str, Any]) -> int:
     print(f"{'cuda kernels':<14} {'not built' if architectures is None else ', '.join(architectures)}")
     import torch
 
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "torch sees none"
-    print(f"{'cuda device':<14} {cuda}")
+    from .cuda_engine import why_not
+    from .cuda_memory import why_no_devices
+
+    if torch.cuda.is_available():
+        print(f"{'cuda device':<14} {torch.cuda.get_device_name(0)}")
+        print(f"{'cuda engine':<14} {why_not(torch.device('cuda:0')) or 'native'}")
+    else:
+        print(f"{'cuda device':<14} torch sees none: {why_no_devices()}")
     print(f"{'weights':<14} {weights_folder()}")
     print(f"{'data sets':<14} {datasets_folder()}")
     return OK

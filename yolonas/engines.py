@@ -82,18 +82,13 @@ class Engines:
                 raise ValueError(f"engine 'native' does not run on device {chosen}: {why_not}; or {cure}")
             if name is None and chosen.type in NATIVE:
                 self._tell(f"engine 'torch' runs the network on {chosen}, not 'native'", why_not)
+        optional = name is None and not only_native
         name = name or ("native" if why_not is None else "torch")
         if half and chosen.type == "cpu":
             _warn_of_half()
             half = False
-        if name == "native" and chosen.type == "cpu":
-            engine: Engine = self.native(model)
-        elif name == "native":
-            engine = self._on_cuda(model, chosen, half=half)
-            chosen = engine.device  # with its number
-        else:
-            engine = self._of_torch(model, chosen, half=half)
-        self.device = chosen
+        engine = self._made_for(model, chosen, half=half, name=name, or_torch=optional)
+        self.device = chosen if chosen.type != "cuda" else engine.device  # with its number
         return engine
 
     def native(self, model: YoloNAS | CompiledNetwork) -> NativeEngine:
@@ -106,6 +101,20 @@ class Engines:
         if engine is None or not engine.stands_for(model, CpuDevice(), half=False):
             engine = self._made["native", "cpu"] = NativeEngine.of_module(model)
         return engine
+
+    def _made_for(
+        self, model: YoloNAS | CompiledNetwork, device: Any, *, half: bool, name: str, or_torch: bool
+    ) -> Engine:
+        if name == "native" and device.type == "cpu":
+            return self.native(model)
+        if name == "native":
+            try:
+                return self._on_cuda(model, device, half=half)
+            except NotImplementedError as error:  # a network of other widths than those of S, M and L
+                if not or_torch:
+                    raise
+                self._tell(f"engine 'torch' runs the network on {device}, not 'native'", str(error))
+        return self._of_torch(model, device, half=half)
 
     def _of_torch(self, model: YoloNAS, device: Any, *, half: bool) -> TorchEngine:
         from .engine import TorchEngine
