@@ -27,13 +27,14 @@ class World:
         eager: work is done when it is queued, as far as it may be. waits: how often the host has waited.
         in_flight, most_in_flight: calls of `detect` that are queued and not done, now and at most.
         short: how many allocations of the engine fail from now on. released: how often memory was given back.
-        made: the engines.
+        made: the engines. shared: tensors of one stream that another one uses.
     """
 
     def __init__(self) -> None:
         self.eager = False
         self.waits = self.in_flight = self.most_in_flight = self.short = self.released = 0
         self.made: list[Engine] = []
+        self.shared: list[tuple[torch.Tensor, Stream]] = []
         self.streams: dict[int, Stream] = {}
         self.current = Stream(self)
         self.storages: set[int] = set()
@@ -158,6 +159,9 @@ class Cuda:
 
     def constant(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
         return self.world.put(torch.tensor(values, dtype=dtype))
+
+    def share(self, tensor: torch.Tensor, stream: Stream) -> None:
+        self.world.shared.append((tensor, stream))
 
     def release(self) -> None:
         self.world.released += 1

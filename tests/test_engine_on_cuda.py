@@ -596,6 +596,22 @@ def test_on_device_gives_what_predict_gives_and_never_waits(network: YoloNAS, wo
     assert np.array_equal(both.numpy(), detections[[0, 5]].numpy())
 
 
+def test_on_device_on_several_streams(network: YoloNAS, world: World) -> None:
+    """What is kept for later calls was made on the stream of the first."""
+    world.eager = True
+    detect = detect_there(network, classes=[0, 1])
+    there = world.put(PICTURES[0])
+    expected = detect(there)[0]
+    assert not world.shared
+    first, world.current = world.current, cuda_stand_in.Stream(world)
+    queued: list[Any] = []
+    wait = world.current.wait_event
+    world.current.wait_event = lambda event: (queued.append(event), wait(event))  # type: ignore[method-assign]
+    assert torch.equal(detect(there)[0], expected)
+    assert len(queued) == len(world.shared) == 5  # the mask, and four numbers that map boxes back
+    assert all(event.mark.stream is first for event in queued)
+
+
 def test_on_device_takes_planes(network: YoloNAS, world: World) -> None:
     world.eager = True
     detect = detect_there(network)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 256  # bytes, of each picture and of each part of the results
 SPARE_SLOTS = 4  # sets of buffers that are kept for later calls
-KEPT_CONSTANTS = 64  # small tensors on the device, per kind
+KEPT_CONSTANTS = 256  # small tensors on the device
 
 Result = TypeVar("Result")
 
@@ -78,8 +78,7 @@ class CudaEngine:
         self._lock = threading.Lock()
         self._free: list[_Slot] = []
         self._copies = cuda.new_stream()  # from the host to the device
-        self._masks: dict[tuple[int, ...], torch.Tensor] = {}
-        self._constants: dict[Any, torch.Tensor] = {}
+        self._constants = _Constants(cuda)
 
     @classmethod
     def of_module(cls, model: YoloNAS, device: torch.device, *, half: bool = False) -> CudaEngine:
@@ -323,12 +322,7 @@ class CudaEngine:
         """A small float32 tensor on the device, kept for the next call with these values (nested tuples)."""
         import torch
 
-        found = self._constants.get(values)
-        if found is None:
-            if len(self._constants) >= KEPT_CONSTANTS:
-                self._constants = {}
-            found = self._constants[values] = self.cuda.constant(values, torch.float32)
-        return found
+        return self._constants.get(values, torch.float32)
 
     def detect_input(self, x: torch.Tensor, settings: DetectSettings) -> tuple[torch.Tensor, torch.Tensor]:
         """As `detect_on_device`, of the network's input: float32 `(N, H, W, 3)` on the device, see `heads`."""
@@ -424,16 +418,9 @@ class CudaEngine:
 
         if classes is None:
             return None
-        key = tuple(classes)
-        mask = self._masks.get(key)
-        if mask is None:
-            array = class_mask("detect", key, self.num_classes)
-            assert array is not None
-            mask = self.cuda.constant(array.tolist(), torch.uint8)
-            if len(self._masks) >= KEPT_CONSTANTS:
-                self._masks = {}
-            self._masks[key] = mask
-        return mask
+        mask = class_mask("detect", classes, self.num_classes)
+        assert mask is not None
+        return self._constants.get(tuple(mask.tolist()), torch.uint8)
 
     def _fetch(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
         """Copies of tensors on the host, after a wait for the current stream."""
@@ -454,6 +441,31 @@ class CudaEngine:
         with self._lock:
             if len(self._free) < SPARE_SLOTS:
                 self._free.append(slot)
+
+
+class _Constants:
+    """Small tensors on the device that are made once, for whatever stream is current."""
+
+    def __init__(self, cuda: cuda_memory.Cuda):
+        self._cuda = cuda
+        self._lock = threading.Lock()
+        self._kept: dict[Any, tuple[torch.Tensor, Any, Any]] = {}  # with the stream that they come by, and when
+
+    def get(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
+        stream = self._cuda.current_stream()
+        with self._lock:
+            found = self._kept.get((values, dtype))
+            if found is None:
+                if len(self._kept) >= KEPT_CONSTANTS:
+                    self._kept = {}
+                tensor, made = self._cuda.constant(values, dtype), self._cuda.new_event()
+                made.record(stream)
+                found = self._kept[values, dtype] = tensor, stream, made
+        tensor, own, made = found
+        if stream.cuda_stream != own.cuda_stream:
+            stream.wait_event(made)
+            self._cuda.share(tensor, stream)
+        return tensor
 
 
 class _Slot:

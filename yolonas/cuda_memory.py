@@ -101,6 +101,10 @@ class Cuda:
 
         return torch.tensor(values, dtype=dtype).pin_memory().to(self.device, non_blocking=True)
 
+    def share(self, tensor: torch.Tensor, stream: Any) -> None:
+        """Says that a stream uses memory of another one, which is given to nobody else before it has done so."""
+        tensor.record_stream(stream)
+
     def release(self) -> None:
         """Gives back what torch keeps for later: others may need it."""
         import torch
