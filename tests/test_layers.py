@@ -12,13 +12,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import the modules of its own row and of the rows above it, never below.
 ROWS = [
-    {"errors", "config", "preprocess", "_native", "runs", "folders", "records", "background", "progress"},
+    {
+        "errors",
+        "config",
+        "preprocess",
+        "_native",
+        "cuda_memory",
+        "runs",
+        "folders",
+        "records",
+        "background",
+        "progress",
+    },
     {"tuning"},
     {"boxes", "label_text", "window", "ops", "options", "download", "data", "metrics", "info", "nn"},
     {"lowering", "quantized_graph", "selection"},
     {"draw"},
     {"plots"},
     {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},
+    {"cuda_engine"},
+    {"on_device"},
     {"demo"},
     {"exporting", "training"},
     {"sessions", "tensorrt_engine"},

@@ -466,10 +466,11 @@ def test_what_users_say_decides_about_the_engine(small: YoloNAS, caplog: pytest.
     assert engines.choose(small, **{**choose, "name": "native"}) is again
 
 
-def test_the_native_engine_is_for_cpus(small: YoloNAS, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolonas.engine.choose_device", lambda device: torch.device("cuda:0"))
-    with pytest.raises(ValueError, match=r"engine 'native' runs on the CPU, got device cuda:0; use device='cpu' or "):
-        Engines().choose(small, "cuda:0", half=False, name="native")
+def test_the_native_engine_is_for_cpus_and_cuda_devices(small: YoloNAS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolonas.engine.choose_device", lambda device: torch.device("mps"))
+    text = r"engine 'native' does not run on device mps: it is for CPUs and CUDA devices; or use device='cpu' or "
+    with pytest.raises(ValueError, match=text):
+        Engines().choose(small, "mps", half=False, name="native")
 
 
 def test_unknown_engines_are_refused(small: YoloNAS, picture: np.ndarray) -> None:

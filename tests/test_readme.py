@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_stand_in
 import cv2
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video.write(picture)
     video.release()
     (folder / "clip.avi").rename(folder / "traffic.mp4")
+    (folder / "pictures").mkdir()
+    cv2.imwrite(str(folder / "pictures" / "a.png"), picture)
     for part in ("images", "labels"):
         (folder / part / "val").mkdir(parents=True)
     for name in ("a", "b"):
@@ -55,7 +58,12 @@ def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
 def test_python_blocks_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    exec(compile(block, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    if 'to("cuda")' in block:
+        world = cuda_stand_in.install(monkeypatch)
+        world.eager = True
+        names["pictures"] = world.put(np.zeros((2, 96, 128, 3), np.uint8))
+    exec(compile(block, "README.md", "exec"), names)
 
 
 def test_there_are_blocks() -> None:

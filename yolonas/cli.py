@@ -378,7 +378,12 @@ def info(values: dict[str, Any]) -> int:
         model = load_model(checkpoint)
         model_info(model, detailed=detailed, imgsz=size)
     if plan or tune:
-        print_plan(Engines().native(model), size, tuned=tune)
+        device, engines = values.get("device"), Engines()
+        print_plan(
+            engines.native(model) if device is None else engines.choose(model, device, half=False, name="native"),
+            size,
+            tuned=tune,
+        )
     return OK
 
 
@@ -405,8 +410,14 @@ def checks(values: dict[str, Any]) -> int:
     print(f"{'cuda kernels':<14} {'not built' if architectures is None else ', '.join(architectures)}")
     import torch
 
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "torch sees none"
-    print(f"{'cuda device':<14} {cuda}")
+    from .cuda_engine import why_not
+    from .cuda_memory import why_no_devices
+
+    if torch.cuda.is_available():
+        print(f"{'cuda device':<14} {torch.cuda.get_device_name(0)}")
+        print(f"{'cuda engine':<14} {why_not(torch.device('cuda:0')) or 'native'}")
+    else:
+        print(f"{'cuda device':<14} torch sees none: {why_no_devices()}")
     print(f"{'weights':<14} {weights_folder()}")
     print(f"{'data sets':<14} {datasets_folder()}")
     return OK
@@ -523,7 +534,7 @@ def _option_names(mode: str) -> tuple[str, ...]:
         from .val_report import ReportOptions
 
         return tuple(item.name for item in fields(ReportOptions))
-    return {"info": ("model", "detailed", "imgsz", "plan", "tune"), "inspect": ("model",)}.get(mode, ())
+    return {"info": ("model", "detailed", "imgsz", "plan", "tune", "device"), "inspect": ("model",)}.get(mode, ())
 
 
 def _join_equals(words: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .config import DetectSettings
+from .cuda_memory import why_no_devices
 from .nn import YoloNAS, fuse_
 from .prepare import common_frame, fill_from_picture, input_shape
 from .preprocess import Geometry, Preprocess
@@ -41,7 +42,7 @@ class TorchEngine:
 
     def __init__(self, model: YoloNAS, device: torch.device, *, half: bool = False):
         if model.activation_scales:
-            raise ValueError("a quantised network runs in the native engine: engine='native', device='cpu'")
+            raise ValueError("a quantised network runs in the native engine: engine='native'")
         self.device = device
         self.half = half
         self.dtype = torch.float16 if half else torch.float32
@@ -127,7 +128,10 @@ def choose_device(device: Any) -> torch.device:
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
-            raise ValueError(f"device {wanted!r} does not exist: torch sees {count} CUDA devices; use device='cpu'")
+            why = f"they are numbered 0 to {count - 1}" if count else why_no_devices()
+            raise ValueError(
+                f"device {wanted!r} does not exist: torch sees {count} CUDA devices; {why}; or use device='cpu'"
+            )
     elif chosen.type == "mps":
         if not torch.backends.mps.is_available():
             raise ValueError("device 'mps' is not available here; use device='cpu'")

@@ -152,7 +152,7 @@ _DROPPED = ("task", "mode", "keras", "seed", "plots", "rect", "project")
 
 def legacy_names() -> tuple[str, ...]:
     """Names of other libraries that `ExportOptions.of` takes."""
-    return ("half", "int8", *_RENAMED, *_DROPPED)
+    return ("precision", "half", "int8", *_RENAMED, *_DROPPED)
 
 
 @dataclass

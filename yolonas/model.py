@@ -14,12 +14,12 @@ from .preprocess import Preprocess
 
 if TYPE_CHECKING:
     from .compiled import CompiledNetwork
-    from .engine import TorchEngine
+    from .engines import Engine
     from .exported import ExportedNetwork
-    from .exported_engine import ExportedEngine
     from .metrics import DetMetrics
     from .native_engine import NativeEngine
     from .nn import YoloNAS
+    from .on_device import OnDevice
     from .predict import Predictor
     from .quantization.card import Card
     from .results import Results
@@ -105,8 +105,9 @@ class NAS:
 
         Args:
             source: file, folder, glob, list, `.txt` list, URL, camera number, array `(H, W, 3)` BGR uint8, PIL
-                picture, tensor `(B, 3, H, W)` RGB in 0..1 with sides in multiples of 32, encoded bytes. None: a drawn
-                demonstration picture.
+                picture, tensor `(H, W, 3)` BGR uint8 or `(B, 3, H, W)` RGB in 0..1 with sides in multiples of 32,
+                what has `__dlpack__`, encoded bytes. Pictures on the engine's CUDA device are not copied to the host
+                unless `orig_img` is used. None: a drawn demonstration picture.
             stream: True returns a generator, whose memory does not grow with the source; the source is opened when
                 the first result is asked for.
             predictor: taken for compatibility; must be None.
@@ -119,8 +120,10 @@ class NAS:
         Raises:
             ValueError: an option is unknown or out of range. SourceError: the source cannot be opened.
 
-        The first call fuses the network in place, in float64; what it computes stays the same. On a CPU the native
-        engine runs it, from a copy of the weights; `engine="torch"` runs the modules themselves.
+        The first call fuses the network in place, in float64; what it computes stays the same. On CPUs and CUDA devices
+        the native engine runs it, from a copy of the weights; `engine="torch"` runs the modules themselves. On a CUDA
+        device the next batch of a folder or video is on its way while one computes; for code that has its pictures
+        there, see `on_device`.
         """
         from .predict import PredictOptions, Predictor, preprocess_of, settings_of
 
@@ -150,6 +153,44 @@ class NAS:
         )
         results = self.predictor.stream(source)
         return results if chosen.stream else _collect(results)
+
+    def on_device(self, **options: Any) -> OnDevice:
+        """Detections on a CUDA device without the host: an object to be called with pictures there.
+
+        Args:
+            options: `device` (default: that of `to`, else the first GPU), `precision`, `tune`, and those of `predict`
+                that say what is detected: `conf`, `iou`, `imgsz`, `rect`, `protocol`, `batch` (for `tune`), `max_det`,
+                `classes`, `agnostic_nms`, `multi_label`.
+
+        Returns:
+            `detect`, for `detections, counts = detect(pictures)`: see `OnDevice`. It keeps the weights of now.
+
+        Raises:
+            ValueError: an option is wrong, or the native engine does not run there; the text says why.
+            MemoryError: the network does not fit there.
+        """
+        from .on_device import TAKEN, OnDevice
+        from .predict import PredictOptions, preprocess_of, settings_of
+
+        if self.model.form == "exported":
+            raise ValueError("on_device: model must not be an exported file, which has its own runtime")
+        for name in options:
+            if name not in TAKEN:
+                raise ValueError(f"on_device: {name!r} is no option of it; there are {', '.join(TAKEN)}")
+        device = options.pop("device", None)
+        if device is None:
+            device = self.overrides.get("device", 0)
+        own = {name: value for name, value in self.overrides.items() if name in TAKEN}
+        chosen = PredictOptions.of(**{**own, **options, "device": device, "engine": "native"})
+        engine = self._engine_for(chosen.device, half=self._runs_half(chosen.quantize), name="native")
+        if engine.device.type != "cuda":
+            raise ValueError(f"on_device: device must be a CUDA device, got {str(engine.device)!r}; predict runs there")
+        preprocess = preprocess_of(chosen, self.preprocess)
+        if chosen.tune:
+            from .tuning import tune
+
+            tune(engine, preprocess.size, chosen.batch)
+        return OnDevice(engine, preprocess, settings_of(chosen, self.settings), dict(self.names))
 
     def val(self, validator: Any = None, **options: Any) -> DetMetrics:
         """Mean average precision and its relatives on a labelled data set.
@@ -228,8 +269,9 @@ class NAS:
     ) -> tuple[int, int, int, float]:
         """Prints and returns `(layers, parameters, gradients, GFLOPs)`; `imgsz` is by default the checkpoint's.
 
-        `plan` prints and times the steps of the native engine besides, and fuses the network in place; `tune` measures
-        first how they run fastest, see `tuning`, and marks the steps that this changed.
+        `plan` prints and times the steps of the native engine besides, on the device that `to` named, else on the CPU,
+        and fuses the network in place; `detailed` does so too after `to("cuda")`. `tune` measures first how they run
+        fastest, see `tuning`, and marks the steps that this changed.
         """
         from .info import compiled_info, exported_info, model_info, print_plan
 
@@ -242,8 +284,10 @@ class NAS:
             numbers = compiled_info(self.model, verbose=verbose, imgsz=size)
         else:
             numbers = model_info(self.model, detailed=detailed, verbose=verbose, imgsz=size)
-        if plan or tune:
-            print_plan(self._engines.native(self.model), size, tuned=tune)
+        on_cuda = str(self.overrides.get("device", "")).startswith("cuda")
+        if plan or tune or (detailed and on_cuda):
+            engine = self._engine_for(None, half=False, name="native") if on_cuda else self._engines.native(self.model)
+            print_plan(engine, size, tuned=tune)
         return numbers
 
     def fuse(self) -> NAS:
@@ -315,7 +359,7 @@ class NAS:
 
             return write_compiled(
                 filename,
-                self._engines.native(self.model),
+                self._on_cpu(),
                 self.model.variant,
                 names=self.names,
                 preprocess=self.preprocess,
@@ -334,17 +378,22 @@ class NAS:
 
     @property
     def device(self) -> Any:
-        """The torch device of the weights; of a compiled network what stands for it without torch."""
-        if self._is_compiled:
-            return self.model.engine.device
+        """Where the network runs: the device of the latest run or of `to`, else of the weights.
+
+        A torch device, or of a compiled file on the CPU what stands for it without torch.
+        """
         if self.model.form == "exported":
             return self.model.engine(self.overrides.get("device")).device
-        return next(self.model.parameters()).device
+        if self._engines.device is not None:
+            return self._engines.device
+        return self.model.engine.device if self._is_compiled else next(self.model.parameters()).device
 
     def to(self, device: Any) -> NAS:
-        """Moves the network; later `predict` calls without `device=` use this one."""
+        """Moves the network; later calls without `device=` use this one."""
         if self._is_file:
-            self._engine_for(device, half=False, name=None)  # refuses what it does not run on
+            engine = self._engine_for(device, half=False, name=None)  # refuses what it does not run on
+            if self._is_compiled:
+                self.overrides["device"] = str(engine.device)
             return self
         from .engine import choose_device
 
@@ -527,10 +576,18 @@ class NAS:
             return None
         return {key: value for key, value in stated.items() if key not in ("trials", "sensitivity")}
 
-    def _engine_for(self, device: Any, *, half: bool, name: str | None) -> TorchEngine | NativeEngine | ExportedEngine:
+    def _engine_for(self, device: Any, *, half: bool, name: str | None) -> Engine:
         return self._engines.choose(
             self.model, self.overrides.get("device") if device is None else device, half=half, name=name
         )
+
+    def _on_cpu(self) -> NativeEngine:
+        """The native engine on the CPU. A module on another device is not moved."""
+        if not self._is_file and next(self.model.parameters()).device.type != "cpu":
+            from .native_engine import NativeEngine, graph_of_module, native_of_graph
+
+            return NativeEngine(native_of_graph(graph_of_module(self.model)), self.model.num_classes)
+        return self._engines.native(self.model)
 
     def _runs_half(self, precision: str | None) -> bool:
         """Whether to run in float16. An INT8 network is made by `quantize` and runs as such, whatever is asked for."""
@@ -577,7 +634,7 @@ def _collect(results: Iterator[Results]) -> list[Results]:
     kept, size = [], 0
     for result in results:
         kept.append(result)
-        before, size = size, size + result.orig_img.nbytes
+        before, size = size, size + 3 * result.orig_shape[0] * result.orig_shape[1]
         if before < LARGE_RESULTS <= size:
             LOGGER.warning("predict: %d results hold %.1f GB so far; stream=True keeps none", len(kept), size / 1e9)
     return kept

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from . import _native
+from . import __version__, _native
 from .config import REG_MAX, STRIDES
 from .ops._dispatch import check_max_det, class_mask
 from .prepare import common_frame
@@ -66,28 +68,14 @@ class NativeEngine:
             ValueError: weights that are not finite; a quantised network whose scales are missing, wrong or have been
                 rounded to another type.
         """
-        import torch
-
-        from .lowering import lower
-        from .nn import fuse_
-        from .quantized_graph import quantized_graph
-
-        if model.activation_scales:
-            other = {tensor.dtype for tensor in model.state_dict().values()} - {torch.float32}
-            if other:
-                raise ValueError(f"engine: a quantised network must be float32, got {other.pop()}; load it again")
-
-        fuse_(model.eval()).to(device="cpu", dtype=torch.float32)
-        graph = lower(model)
-        if model.activation_scales:
-            graph = quantized_graph(graph, model.activation_scales)
+        graph = graph_of_module(model.to(device="cpu"))
         engine = cls(native_of_graph(graph), model.num_classes, torch_boxes=True)
-        engine._source, engine._state = model, _state(model)
+        engine._source, engine._state = model, state_of(model)
         return engine
 
     def stands_for(self, model: YoloNAS, device: Any, *, half: bool) -> bool:
         """Whether an engine for these arguments would be the same: the weights may have been changed since."""
-        return self._source is model and device.type == "cpu" and not half and self._state == _state(model)
+        return self._source is model and device.type == "cpu" and not half and self._state == state_of(model)
 
     def heads(self, batch: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Class and box logits per level, channels last: float32 `(N, h, w, K)` and `(N, h, w, 68)`.
@@ -113,7 +101,7 @@ class NativeEngine:
         `output` (height, width, channels), `mflop` (of the direct form), `parameters` and `tuned` (whether it runs in
         another way than the built-in table has it).
         """
-        return [_step(step) for step in self.native.plan(*size, 1)]
+        return [with_parameters(step) for step in self.native.plan(*size, 1)]
 
     def time_steps(self, size: tuple[int, int], rounds: int) -> list[float]:
         """Milliseconds of each step of `plan`, the median of some rounds, measured now."""
@@ -122,9 +110,18 @@ class NativeEngine:
 
     def describe(self) -> str:
         """What it runs on, in words."""
+        return f"{_native.cpu().isa()} kernels, {self.place()}"
+
+    def place(self) -> str:
+        """The same, shorter."""
+        threads = _native.cpu().num_threads()
+        return f"{threads} thread{'s' * (threads != 1)}"
+
+    def machine(self) -> str:
+        """What choices of how layers run are made for, besides the layers; see `tuning`."""
         native = _native.cpu()
-        threads = native.num_threads()
-        return f"{native.isa()} kernels, {threads} thread{'s' * (threads != 1)}"
+        version = f"yolonas {__version__}, plan {native.Engine.plan_version}"
+        return f"{processor()}, {native.isa()}, {native.num_threads()} threads, {version}"
 
     def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
         """Detections of each picture from head outputs; see `select_detections`."""
@@ -167,11 +164,41 @@ class NativeEngine:
         return rows, 1e-3 * np.array(milliseconds)
 
 
-def _step(step: dict[str, Any]) -> dict[str, Any]:
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def with_parameters(step: dict[str, Any]) -> dict[str, Any]:
     """A step of the native plan, with the number of its parameters."""
     taps = step["kernel"] ** 2 if step["op"] in ("conv", "upsample") else 0
     inputs, outputs = step["input"][2], step["output"][2]
     return {**step, "parameters": outputs * (inputs * taps + 1) if taps else 0}
+
+
+def graph_of_module(model: YoloNAS) -> Graph:
+    """The graph of a module, which is fused in place and stays where it is; quantised if the network is.
+
+    Raises:
+        ValueError: a quantised network whose scales are missing, wrong or have been rounded to another type.
+    """
+    import torch
+
+    from .lowering import lower
+    from .nn import fuse_
+    from .quantized_graph import quantized_graph
+
+    if model.activation_scales:
+        other = {tensor.dtype for tensor in model.state_dict().values()} - {torch.float32}
+        if other:
+            raise ValueError(f"engine: a quantised network must be float32, got {other.pop()}; load it again")
+    graph = lower(fuse_(model.eval()).to(dtype=torch.float32))
+    return quantized_graph(graph, model.activation_scales) if model.activation_scales else graph
 
 
 def native_of_graph(graph: Graph) -> Any:
@@ -179,7 +206,7 @@ def native_of_graph(graph: Graph) -> Any:
     return _native.cpu().Engine(graph.buffers, graph.steps, graph.outputs)
 
 
-def _state(model: YoloNAS) -> tuple[Any, ...]:
+def state_of(model: YoloNAS) -> tuple[Any, ...]:
     """What tells whether the weights are still the same, in much less time than it takes to read them.
 
     Where the tensors are, how often torch has seen them change, and the values of the short ones: `tensor.data` can be

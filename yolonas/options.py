@@ -23,8 +23,10 @@ Check = Callable[[str, Any], Any]
 PROTOCOLS = ("sg", "ultralytics")  # whose pre-processing and thresholds
 
 ENGINES = ("native", "torch")  # what can run a network
-ENGINE_HELP = "'native': this library's own, on CPUs; 'torch': the plain modules (default: native on CPUs)"
-PRECISION_HELP = "precision: 32/'fp32', 16/'fp16' (on GPUs), 8/'int8' (of a network from 'yolonas quantize')"
+ENGINE_HELP = "'native': this library's own, on CPUs and CUDA devices (default there); 'torch': the plain modules"
+PRECISION_HELP = (
+    "or precision=: 32/'fp32' (default), 16/'fp16' (on GPUs), 8/'int8' (of a network from 'yolonas quantize')"
+)
 TUNE_HELP = "native engine: measure once what runs fastest on this machine, and keep it"
 
 PRECISIONS = {
@@ -82,8 +84,18 @@ def build(
 
 
 def with_quantize(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with `quantize` in place of the older `half` and `int8`."""
+    """The same values with `quantize` in place of `precision`, another name for it, and of the older `half` and `int8`.
+
+    Raises:
+        ValueError: `precision` is none, or `quantize` says something else.
+    """
     values = dict(values)
+    named = values.pop("precision", None)
+    if named is not None:
+        named, other = precision("precision", named), values.get("quantize")
+        if other is not None and precision("quantize", other) != named:
+            raise ValueError(f"precision and quantize are names of one option, got {named!r} and {other!r}")
+        values["quantize"] = named
     if values.get("int8"):  # of both deprecated names this one wins
         values.pop("half", None)
     for old, new in (("half", "fp16"), ("int8", "int8")):

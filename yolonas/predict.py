@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +43,15 @@ from .prepare import fill_from_picture, fill_from_planes, input_shape
 from .preprocess import Geometry, Preprocess
 
 if TYPE_CHECKING:
+    from .cuda_engine import CudaEngine, Submitted
+    from .data.arrays import DevicePicture
     from .data.sources import Picture, Source
-    from .engine import TorchEngine
-    from .native_engine import NativeEngine
+    from .engines import Engine
     from .results import Results
     from .writer import RunWriter
+
+    Group = list[tuple[Picture, Geometry]]  # pictures of one network call
+    Found = tuple[list[np.ndarray], np.ndarray]  # detections of each picture in its frame; seconds of three stages
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -124,8 +130,8 @@ _DROPPED = ("show_fps", "keras", "optimize", "workers", "task", "mode", "tracker
 
 
 def legacy_names() -> tuple[str, ...]:
-    """Names of older releases that `PredictOptions.of` takes."""
-    return ("half", "int8", *_RENAMED, *_DROPPED)
+    """Other names that `PredictOptions.of` takes."""
+    return ("precision", "half", "int8", *_RENAMED, *_DROPPED)
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class Predictor:
 
     def __init__(
         self,
-        engine: TorchEngine | NativeEngine,
+        engine: Engine,
         preprocess: Preprocess,
         names: dict[int, str],
         settings: DetectSettings,
@@ -185,11 +191,12 @@ class Predictor:
                 tune(self.engine, self.preprocess.size, options.batch, other_sizes=varied)
             writer = RunWriter(options) if _writes(options) else None
             progress = _Progress(pictures, options)
+            running = self._running(self._groups(pictures, progress))
             try:
                 self.on_event("on_predict_start", self)
-                for group in self._groups(pictures, progress):
+                for group, detect in running:
                     self.on_event("on_predict_batch_start", self)
-                    self.results = self._detect(group)
+                    self.results = self._results(group, *detect())
                     self.on_event("on_predict_postprocess_end", self)
                     for (picture, _), result in zip(group, self.results, strict=True):
                         if writer is not None:
@@ -203,6 +210,7 @@ class Predictor:
                     writer.finish()
                 self.on_event("on_predict_end", self)
             finally:
+                running.close()
                 progress.close()
                 if writer is not None:
                     writer.close()
@@ -212,9 +220,9 @@ class Predictor:
             raise SourceError(f"{self.skipped[0].path}: {self.skipped[0].reason}")
         self._report(writer)
 
-    def _groups(self, pictures: Source, progress: _Progress) -> Iterator[list[tuple[Picture, Geometry]]]:
+    def _groups(self, pictures: Source, progress: _Progress) -> Iterator[Group]:
         """Pictures that can share a network call: at most `batch`, with equal frames."""
-        group: list[tuple[Picture, Geometry]] = []
+        group: Group = []
         for picture in pictures:
             geometry = self._geometry(picture, progress)
             if geometry is None:
@@ -231,35 +239,100 @@ class Predictor:
         if group:
             yield group
 
+    def _running(self, groups: Iterator[Group]) -> Generator[tuple[Group, Callable[[], Found]], None, None]:
+        """Each group, and what gives its detections.
+
+        Where the engine can, the next group runs by then: reading, copying and computing overlap, and one group more is
+        held in memory. If the next one fails, it does so in its turn. Frames of live streams wait for no others.
+        """
+        if not hasattr(self.engine, "submit"):
+            for group in groups:
+                yield group, partial(self._detect, group)
+            return
+        engine: CudaEngine = self.engine  # type: ignore[assignment]
+        running: deque[tuple[Group, Submitted | None]] = deque()
+        try:
+            while True:
+                group, failure = None, None
+                try:
+                    group = next(groups, None)
+                    if group is not None:
+                        running.append((group, self._submitted(group)))
+                except Exception as error:
+                    failure = error
+                ahead = group is not None and failure is None and group[-1][0].kind != "stream"
+                while len(running) > ahead:
+                    first, submitted = running[0]
+                    detect = partial(self._detect, first) if submitted is None else partial(engine.collect, submitted)
+                    yield first, detect
+                    running.popleft()
+                if failure is not None:
+                    raise failure
+                if group is None:
+                    return
+        finally:
+            for _, submitted in running:
+                if submitted is not None:
+                    engine.discard(submitted)
+
+    def _submitted(self, group: Group) -> Submitted | None:
+        pictures = self._pixels(group)
+        if pictures is None:
+            return None
+        geometries = [geometry for _, geometry in group]
+        return self.engine.submit(pictures, geometries, self.preprocess, self.settings)  # type: ignore[union-attr]
+
+    def _pixels(self, group: Group) -> list[Any] | None:
+        """The pictures as the engine takes them; None where one is the network's input already."""
+        pixels: list[Any] = []
+        for picture, _ in group:
+            found = picture.on_device
+            if picture.tensor is not None or (found is not None and found.is_input):
+                return None
+            if found is None:
+                pixels.append(picture.image)
+            elif _has(self.engine, found):
+                pixels.append(found.tensor)
+            else:
+                pixels.append(found.array())
+        return pixels
+
     def _geometry(self, picture: Picture, progress: _Progress) -> Geometry | None:
-        if picture.error is None and picture.tensor is not None:
-            _, height, width = picture.tensor.shape
-            return Geometry((height, width), (height, width), (height, width), 0, 0, (1.0, 1.0))
-        if picture.error is None and picture.image is not None:
+        found = picture.image if picture.on_device is None else picture.on_device
+        if picture.error is None and found is not None:
+            height, width = found.shape[:2]
+            if picture.tensor is not None or (picture.on_device is not None and picture.on_device.is_input):
+                return Geometry((height, width), (height, width), (height, width), 0, 0, (1.0, 1.0))
             try:
-                return self.preprocess.plan(*picture.image.shape[:2])
+                return self.preprocess.plan(height, width)
             except ValueError as error:
                 picture = replace(picture, error=str(error))
         self.skipped.append(Skipped(picture.path, picture.error or "no picture"))
         progress.skipped(picture)
         return None
 
-    def _detect(self, group: list[tuple[Picture, Geometry]]) -> list[Results]:
-        from .results import Results
-
+    def _detect(self, group: Group) -> Found:
         start = time.perf_counter()
-        geometries = [geometry for _, geometry in group]
-        pictures = [picture.image for picture, _ in group if picture.image is not None and picture.tensor is None]
-        if len(pictures) == len(group):
+        pictures = self._pixels(group)
+        if pictures is not None:
+            geometries = [geometry for _, geometry in group]
             detections, spent = self.engine.detect(pictures, geometries, self.preprocess, self.settings)
         else:
             detections, spent = self._detect_with_tensors(group)
+        spent[2] = time.perf_counter() - start - spent[0] - spent[1]
+        return detections, spent
+
+    def _results(self, group: Group, detections: list[np.ndarray], spent: np.ndarray) -> list[Results]:
+        from .results import Results
+
+        start = time.perf_counter()
         results = []
         for (picture, geometry), rows in zip(group, detections, strict=True):
             geometry.boxes_to_picture(rows)
             boxes = _as_tensor(rows) if self.engine.torch_boxes else rows
-            results.append(Results(picture.image, picture.path, self.names, boxes=boxes))
-        spent[2] = time.perf_counter() - start - spent[0] - spent[1]  # the results' making included
+            image = picture.image if picture.on_device is None else picture.on_device
+            results.append(Results(image, picture.path, self.names, boxes=boxes))
+        spent[2] += time.perf_counter() - start
         for result in results:
             result.speed = dict(zip(_STAGES, (1e3 * spent / len(group)).tolist(), strict=True))
         self._spent += spent
@@ -267,17 +340,25 @@ class Predictor:
         self._input_shape = (len(group), 3, *group[0][1].frame)
         return results
 
-    def _detect_with_tensors(self, group: list[tuple[Picture, Geometry]]) -> tuple[list[np.ndarray], np.ndarray]:
+    def _detect_with_tensors(self, group: Group) -> Found:
         """As the engine's `detect`, for pictures of which some are the network's input already."""
         start = time.perf_counter()
+        there = [picture.on_device for picture, _ in group]
+        if all(one is not None and one.is_input and _has(self.engine, one) for one in there):
+            planes = [one.tensor for one in there if one is not None]
+            return self.engine.detect_planes(planes, self.preprocess, self.settings)  # type: ignore[union-attr]
         frame, layout = group[0][1].frame, self.engine.layout
         batch = np.empty((len(group), *input_shape(frame, layout)), np.float32)
         for row, (picture, geometry) in zip(batch, group, strict=True):
-            if picture.tensor is not None:
-                fill_from_planes(row, picture.tensor, self.preprocess, layout)
+            found = picture.on_device
+            if picture.tensor is not None or (found is not None and found.is_input):
+                planes = picture.tensor if found is None else found.host()
+                assert planes is not None
+                fill_from_planes(row, planes, self.preprocess, layout)
             else:
-                assert picture.image is not None
-                fill_from_picture(row, picture.image, geometry, self.preprocess, layout)
+                image = picture.image if found is None else found.array()
+                assert image is not None
+                fill_from_picture(row, image, geometry, self.preprocess, layout)
         prepared = time.perf_counter()
         heads = self.engine.heads(batch)
         inferred = time.perf_counter()
@@ -330,6 +411,11 @@ def preprocess_of(options: PredictOptions, preprocess: Preprocess) -> Preprocess
     if options.rect is not None:
         preprocess = replace(preprocess, rect=options.rect)
     return preprocess
+
+
+def _has(engine: Any, picture: DevicePicture) -> bool:
+    """Whether a picture lies on the device that the engine computes on."""
+    return hasattr(engine, "detect_planes") and engine.cuda.holds(picture.tensor)
 
 
 def _as_tensor(rows: np.ndarray) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .boxes import Array, Boxes, copy_array, whole_numbers
+from .data.arrays import DevicePicture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,8 @@ class Results:
     """What was found in one picture.
 
     Args:
-        orig_img: the picture, `(H, W, 3)` uint8 BGR; gray `(H, W)` and BGRA are taken too. Kept without a copy.
+        orig_img: the picture, `(H, W, 3)` uint8 BGR; gray `(H, W)` and BGRA are taken too. Kept without a copy. A
+            `DevicePicture` is copied to the host when `orig_img` is used first.
         path: where it came from; outputs are named after it.
         names: class number to class name, as a mapping or a list.
         boxes: a `Boxes`, its `data`, or None for no detections.
@@ -46,14 +48,15 @@ class Results:
 
     def __init__(
         self,
-        orig_img: np.ndarray,
+        orig_img: np.ndarray | DevicePicture,
         path: str | os.PathLike[str],
         names: Mapping[int, str] | Sequence[str],
         boxes: Boxes | Array | None = None,
         speed: Mapping[str, float | None] | None = None,
     ) -> None:
-        _check_picture("orig_img", orig_img)
-        self.orig_img = orig_img
+        if not isinstance(orig_img, DevicePicture):
+            _check_picture("orig_img", orig_img)
+        self._picture: np.ndarray | DevicePicture = orig_img
         self.orig_shape: tuple[int, int] = (orig_img.shape[0], orig_img.shape[1])
         self.path = os.fspath(path)
         self.names = _names_by_number(names)
@@ -61,6 +64,15 @@ class Results:
         self.speed.update(speed or {})
         self.save_dir: str | os.PathLike[str] | None = None
         self.boxes = self._own_boxes(boxes)
+
+    @property
+    def orig_img(self) -> np.ndarray:
+        """The picture, `(H, W, 3)` uint8 BGR."""
+        return self._picture.array() if isinstance(self._picture, DevicePicture) else self._picture
+
+    @orig_img.setter
+    def orig_img(self, picture: np.ndarray) -> None:
+        self._picture = picture
 
     def __len__(self) -> int:
         return len(self.boxes)

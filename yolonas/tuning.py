@@ -1,8 +1,8 @@
 """How the native engine computes each layer, chosen by measuring where users ask for it, and kept for later runs.
 
-The engine's own table is for all machines. A measurement finds what this one does best, for one input size, instruction
-set and number of threads. How a layer is cut over threads never changes a bit of the results; another algorithm does,
-as rounding does.
+The engine's own table is for all machines. A measurement finds what this one does best, for one input size and batch:
+on a processor for one instruction set and number of threads, on a GPU for that GPU. How a layer is cut over threads
+never changes a bit of the results; another algorithm does, as rounding does.
 
 What was found lies in `tuning.json` in the user's cache folder, by machine and by what a layer looks like, so that it
 serves every network with such layers. The file may be deleted at any time.
@@ -13,17 +13,16 @@ from __future__ import annotations
 import json
 import logging
 import operator
-import platform
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import __version__, _native
 from .folders import cache_folder
 from .runs import write_file
 
 if TYPE_CHECKING:
+    from .cuda_engine import CudaEngine
     from .engine import TorchEngine
     from .native_engine import NativeEngine
 
@@ -40,7 +39,8 @@ BUSY = 1.25  # the slowest run over the fastest
 MAX_CACHE_BYTES = 1 << 24
 
 Size = tuple[int, int]
-Choice = tuple[str, int, int]  # algorithm; rows, pixels or tiles of a piece, blocks of channels of a piece
+Choice = tuple[str, int, int]  # algorithm; rows, pixels or tiles of a piece, blocks of channels of a piece; on a GPU
+# algorithm, parts of the depth, 0
 
 
 class _Step(NamedTuple):
@@ -48,7 +48,7 @@ class _Step(NamedTuple):
     choices: list[Choice]  # the table's first
 
 
-def tune(engine: TorchEngine | NativeEngine, size: Size, batch: int, *, other_sizes: bool = False) -> None:
+def tune(engine: TorchEngine | NativeEngine | CudaEngine, size: Size, batch: int, *, other_sizes: bool = False) -> None:
     """Makes an engine run inputs of this size as measured, now or earlier on this machine; takes seconds at first.
 
     It stays so for the engine's life. Other sizes and batches, such as the last one of a data set, keep the table's
@@ -59,19 +59,18 @@ def tune(engine: TorchEngine | NativeEngine, size: Size, batch: int, *, other_si
         other_sizes: whether inputs of other sizes are to be expected; says so.
     """
     if engine.name != "native":
-        LOGGER.warning("'tune' has no effect here: it is for engine='native', which runs on CPUs")
+        LOGGER.warning("'tune' has no effect here: it is for engine='native'")
         return
     if other_sizes:
         LOGGER.warning("'tune' is for inputs of %dx%d; others run as usual (rect=False makes all alike)", *size)
     native, path = engine.native, cache_folder() / "tuning.json"
     steps = _steps(native, size, batch)
-    machine = _machine()
+    machine = engine.machine()
     known, damaged = _fitting(_read(path).get(machine, {}), steps)
     if damaged:
         LOGGER.warning("tuning: %d entries of %s make no sense and are measured again", damaged, path)
     if any(step.layer not in known for step in steps):
-        threads = _native.cpu().num_threads()
-        LOGGER.info("tuning for %dx%d on %d thread%s, kept in %s", *size, threads, "s" * (threads != 1), path)
+        LOGGER.info("tuning for %dx%d on %s, kept in %s", *size, engine.place(), path)
         found = _measured(native, size, batch, steps, known)
         _keep(path, machine, found)
         known |= found
@@ -98,7 +97,7 @@ def _layer(step: dict[str, Any], choices: Iterable[Choice]) -> str:
     kind = (
         f"{step['op']} {step['kernel']}/{step['stride']}"
         + " residual" * step["residual"]
-        + " int8" * (step["dtype"] == "int8")
+        + f" {step['dtype']}" * (step["dtype"] != "float32")
     )
     return f"{kind} {step['pictures']}x{shapes[0]} {shapes[1]} {algorithms}"
 
@@ -176,22 +175,6 @@ def _fastest(
 
 
 # --- keeping ---
-
-
-def _machine() -> str:
-    """What choices are made for, besides the layer."""
-    native = _native.cpu()
-    version = f"yolonas {__version__}, plan {native.Engine.plan_version}"
-    return f"{_processor()}, {native.isa()}, {native.num_threads()} threads, {version}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _read(path: Path, *, warn: bool = True) -> dict[str, dict[str, Any]]:

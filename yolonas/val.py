@@ -46,10 +46,8 @@ from .val_report import SCORED_BY, Report, ReportOptions, clear_old_files, print
 from .val_setup import ValSetup, set_up
 
 if TYPE_CHECKING:
-    from .engine import TorchEngine
-    from .exported_engine import ExportedEngine
+    from .engines import Engine
     from .metrics import DetMetrics
-    from .native_engine import NativeEngine
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -124,8 +122,8 @@ _DROPPED = (
 
 
 def legacy_names() -> tuple[str, ...]:
-    """Names of older releases that `ValOptions.of` takes."""
-    return ("half", "int8", *_RENAMED, *_DROPPED)
+    """Other names that `ValOptions.of` takes."""
+    return ("precision", "half", "int8", *_RENAMED, *_DROPPED)
 
 
 @dataclass
@@ -137,7 +135,7 @@ class Validator:
         skipped: pictures that could not be used. setup: what was run.
     """
 
-    engine: TorchEngine | NativeEngine | ExportedEngine
+    engine: Engine
     names: dict[int, str]
     preprocess: Preprocess
     weights: str  # what identifies the weights: a digest

@@ -24,10 +24,8 @@ from .records import ImageRecord, rounded_detections
 from .val_batches import in_frame
 
 if TYPE_CHECKING:
-    from .engine import TorchEngine
-    from .exported_engine import ExportedEngine
+    from .engines import Engine
     from .metrics import DetMetrics, Evaluator
-    from .native_engine import NativeEngine
     from .val_setup import ValSetup
 
 LOGGER = logging.getLogger("yolonas")
@@ -39,13 +37,13 @@ class _Prepared:
 
     index: int
     path: str
-    planes: np.ndarray | None = None  # (3, H, W) or (H, W, 3) float32, as the engine wants it
+    pixels: np.ndarray | None = None  # (3, H, W) or (H, W, 3) float32, or the picture itself: as the engine wants it
     geometry: Geometry | None = None
     error: str | None = None
     ms: tuple[float, float] = (0.0, 0.0)  # reading, letterbox
 
     def cost(self) -> int:
-        return 0 if self.planes is None else self.planes.nbytes
+        return 0 if self.pixels is None else self.pixels.nbytes
 
 
 class Pipeline:
@@ -57,12 +55,17 @@ class Pipeline:
     """
 
     def __init__(
-        self, setup: ValSetup, engine: TorchEngine | NativeEngine, journal: Journal | None, evaluator: Evaluator
+        self,
+        setup: ValSetup,
+        engine: Engine,
+        journal: Journal | None,
+        evaluator: Evaluator,
     ):
         self.seen = 0
         self.skipped: list[Skipped] = []
         self._setup, self._engine, self._journal, self._evaluator = setup, engine, journal, evaluator
         self._done: set[int] = set()  # numbers of the pictures that the evaluator has
+        self._submits = hasattr(engine, "submit")  # takes pictures, and runs behind
 
     def read_back(self) -> int:
         """Takes over what an interrupted run has written to the journal; returns how many pictures that are."""
@@ -104,12 +107,16 @@ class Pipeline:
                 on_event("on_val_batch_start")
                 prepared = [ahead.get(position + offset) for offset in range(len(batch.indices))]
                 position += len(batch.indices)
-                planes = [item.planes for item in prepared if item.planes is not None]
+                usable = [item for item in prepared if item.pixels is not None]
                 start = time.perf_counter()
-                heads = self._engine.heads(np.stack(planes)) if planes else None
-                spent = 1e3 * (time.perf_counter() - start) / max(1, len(planes))
+                heads: Any = None
+                if usable and self._submits:
+                    heads = self._submitted(usable)
+                elif usable:
+                    heads = self._engine.heads(np.stack([item.pixels for item in usable]))
+                spent = 1e3 * (time.perf_counter() - start) / max(1, len(usable))
                 for item in prepared:
-                    item.planes = None
+                    item.pixels = None
                 behind.run(self._keep, prepared, heads, spent)
                 on_event("on_val_batch_end")
                 progress.advance(len(batch.indices))
@@ -134,28 +141,46 @@ class Pipeline:
             read = time.perf_counter()
             _check_size(picture.shape[:2], self._setup.dataset.images[index].size)
             result.geometry = in_frame(preprocess.plan(*picture.shape[:2]), frame, preprocess)
-            layout = self._engine.layout
-            planes = np.empty(input_shape(result.geometry.frame, layout), np.float32)
-            fill_from_picture(planes, picture, result.geometry, preprocess, layout)
+            pixels = picture
+            if not self._submits:
+                layout = self._engine.layout
+                pixels = np.empty(input_shape(result.geometry.frame, layout), np.float32)
+                fill_from_picture(pixels, picture, result.geometry, preprocess, layout)
         except (SourceError, ValueError, MemoryError) as error:
             result.error = str(error) or type(error).__name__
             return result
-        result.planes = planes
+        result.pixels = pixels
         result.ms = (1e3 * (read - start), 1e3 * (time.perf_counter() - read))
         return result
+
+    def _submitted(self, usable: list[_Prepared]) -> Any:
+        """What `_keep` collects."""
+        pictures, geometries = [item.pixels for item in usable], [item.geometry for item in usable]
+        setup = self._setup
+        return self._engine.submit(pictures, geometries, setup.preprocess, setup.settings)  # type: ignore
 
     def _keep(self, prepared: list[_Prepared], heads: Any, ms: float) -> None:
         """From head outputs to the journal and the evaluator, behind the network."""
         start = time.perf_counter()
-        rows = iter(self._engine.select(*heads, self._setup.settings) if heads is not None else ())
+        found: list[np.ndarray] = []
+        before = 0.0
         usable = sum(item.error is None for item in prepared)
-        after = 1e3 * (time.perf_counter() - start) / max(1, usable)
+        if heads is None:
+            after = 0.0
+        elif self._submits:
+            found, spent = self._engine.collect(heads)  # type: ignore[union-attr]
+            before, ms, after = (1e3 * spent / usable).tolist()
+        else:
+            found = self._engine.select(*heads, self._setup.settings)
+            after = 1e3 * (time.perf_counter() - start) / usable
+        rows = iter(found)
         entries: list[Entry | Skipped] = []
         for item in prepared:
             if item.error is not None:
                 entries.append(Skipped(item.index, item.path, item.error))
             else:
-                entries.append(Entry(self._record(item, next(rows), (*item.ms, ms, after)), item.path))
+                times = (item.ms[0], item.ms[1] + before, ms, after)
+                entries.append(Entry(self._record(item, next(rows), times), item.path))
         if self._journal is not None:
             self._journal.add(entries)
         for entry in entries:
@@ -185,9 +210,7 @@ class Pipeline:
         self.skipped.append(skipped)
 
 
-def evaluate(
-    op: str, setup: ValSetup, engine: TorchEngine | NativeEngine | ExportedEngine, advance: Callable[[int], None]
-) -> tuple[DetMetrics, Pipeline]:
+def evaluate(op: str, setup: ValSetup, engine: Engine, advance: Callable[[int], None]) -> tuple[DetMetrics, Pipeline]:
     """The metrics of one run that leaves nothing behind. `advance` is called with the pictures of each batch.
 
     Raises:

@@ -11,8 +11,37 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda_memory
 from ..errors import SourceError
 from ..preprocess import STRIDE
+
+
+class DevicePicture:
+    """A picture in the memory of a CUDA device, which is copied to the host when somebody wants to see it.
+
+    Args:
+        tensor: uint8 `(H, W, 3)` BGR, or float32 `(3, H, W)` RGB in 0..1, which goes into the network as it is.
+
+    Attributes: `tensor`; `is_input`, whether it is the latter; `shape`, that of `array()`.
+    """
+
+    def __init__(self, tensor: Any):
+        self.tensor = tensor
+        self.is_input: bool = tensor.is_floating_point()
+        height, width = tensor.shape[1:] if self.is_input else tensor.shape[:2]
+        self.shape = (int(height), int(width), 3)
+        self._array: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        """uint8 `(H, W, 3)` BGR."""
+        if self._array is None:
+            values = self.host()
+            self._array = bgr_from_planes(values) if self.is_input else np.ascontiguousarray(values)
+        return self._array
+
+    def host(self) -> np.ndarray:
+        """A copy of the tensor's values; waits for the current stream."""
+        return self.tensor.cpu().numpy()
 
 
 def is_pil(value: Any) -> bool:
@@ -25,6 +54,33 @@ def is_tensor(value: Any) -> bool:
     """Whether `value` is a torch tensor; False when torch was never imported."""
     module = sys.modules.get("torch")
     return module is not None and isinstance(value, module.Tensor)
+
+
+def tensor_of(value: Any) -> Any:
+    """A torch tensor on the memory of what has `__dlpack__` (CuPy, JAX, ...); None for anything else."""
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        return None
+    if is_tensor(value):
+        return value
+    try:
+        return cuda_memory.as_tensor(value)
+    except Exception as error:  # whatever the other library says
+        raise TypeError(
+            f"source: {type(value).__name__} cannot be read by torch.from_dlpack ({error}); convert it to an array"
+        ) from error
+
+
+def pictures_from_tensor(tensor: Any) -> list[np.ndarray | DevicePicture] | None:
+    """The pictures in a uint8 tensor `(H, W, 3)` or `(N, H, W, 3)` BGR, where they lie; None for other tensors."""
+    shape = tuple(tensor.shape)
+    if str(tensor.dtype) != "torch.uint8" or len(shape) not in (3, 4) or shape[-1] != 3:
+        return None
+    if 0 in shape:
+        raise ValueError(f"source: tensor must have at least one pixel, got shape {shape}")
+    tensor = tensor.detach()
+    if not cuda_memory.is_on_device(tensor):
+        return list(check_array(tensor.cpu().numpy()))
+    return [DevicePicture(one) for one in (tensor if len(shape) == 4 else tensor[None]).unbind()]
 
 
 def check_array(array: np.ndarray) -> list[np.ndarray]:
@@ -121,10 +177,10 @@ def _to_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def planes_from_tensor(tensor: Any) -> list[np.ndarray]:
+def planes_from_tensor(tensor: Any) -> list[np.ndarray | DevicePicture]:
     """The pictures in a torch tensor `(3, H, W)` or `(N, 3, H, W)`, RGB, floating, 0..1, as float32 `(3, H, W)` arrays.
 
-    They go into the network as they are, so the sides must be multiples of 32. A tensor on another device is copied.
+    They go into the network as they are, so the sides must be multiples of 32. Those on a CUDA device stay there.
 
     Raises:
         TypeError: samples that are not floating.
@@ -132,7 +188,10 @@ def planes_from_tensor(tensor: Any) -> list[np.ndarray]:
     """
     shape = tuple(tensor.shape)
     if not tensor.is_floating_point():
-        raise TypeError(f"source: tensor must be floating, got {tensor.dtype}; convert it: t.float() / 255")
+        raise TypeError(
+            f"source: tensor must be floating, got {tensor.dtype}; convert it: t.float() / 255 (or pass uint8 BGR "
+            "pictures with their channels last)"
+        )
     if len(shape) not in (3, 4) or shape[-3] != 3:
         cure = "; channels come first: t.permute(2, 0, 1)" if len(shape) == 3 and shape[-1] == 3 else ""
         raise ValueError(f"source: tensor must have shape (3, H, W) or (N, 3, H, W), got {shape}{cure}")
@@ -144,12 +203,17 @@ def planes_from_tensor(tensor: Any) -> list[np.ndarray]:
             if 0 not in shape
             else f"source: tensor must have at least one pixel, got shape {shape}"
         )
-    planes = tensor.detach().float().cpu().numpy()
+    planes = tensor.detach().float()
+    if not cuda_memory.is_on_device(planes):
+        planes = planes.cpu().numpy()
     low, high = float(planes.min()), float(planes.max())
     if not (low >= -1e-3 and high <= 1.0 + 1e-3):  # false for NaN too; resizing overshoots a little
         cure = "; divide it by 255" if low >= 0.0 and 1.0 < high <= 255.0 else ""
         raise ValueError(f"source: tensor must hold values of 0..1, got {low:g}..{high:g}{cure}")
-    return list(np.ascontiguousarray(planes.reshape(-1, 3, height, width)))
+    planes = planes.reshape(-1, 3, height, width)
+    if not isinstance(planes, np.ndarray):
+        return [DevicePicture(one) for one in planes.unbind()]
+    return list(np.ascontiguousarray(planes))
 
 
 def bgr_from_planes(planes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,17 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import SourceError
-from .arrays import bgr_from_array, bgr_from_pil, bgr_from_planes, check_array, is_pil, is_tensor, planes_from_tensor
+from .arrays import (
+    DevicePicture,
+    bgr_from_array,
+    bgr_from_pil,
+    bgr_from_planes,
+    check_array,
+    is_pil,
+    pictures_from_tensor,
+    planes_from_tensor,
+    tensor_of,
+)
 from .headers import HEAD_BYTES, sniff
 from .images import IMAGE_SUFFIXES, decode_image, read_file
 from .paths import find_files
@@ -47,12 +57,16 @@ def items_of(member: Any, number: int, *, alone: bool) -> list[Item]:
         return [_item_of_entry(entry.path, entry.error) for entry in entries]
     if isinstance(member, np.ndarray):
         return [Item("array", f"image{number + i}.jpg", array) for i, array in enumerate(check_array(member))]
-    if is_tensor(member):
-        return [Item("tensor", f"image{number + i}.jpg", planes) for i, planes in enumerate(planes_from_tensor(member))]
     if is_pil(member):
         return [Item("pil", str(getattr(member, "filename", "") or name), member)]
     if isinstance(member, (bytes, bytearray, memoryview)):
         return [Item("data", name, bytes(member))]
+    tensor = tensor_of(member)
+    if tensor is not None:
+        pictures = pictures_from_tensor(tensor)
+        kind = "tensor" if pictures is None else "array"
+        values = planes_from_tensor(tensor) if pictures is None else pictures
+        return [Item(kind, f"image{number + i}.jpg", value) for i, value in enumerate(values)]
     if callable(getattr(member, "read", None)):
         data = member.read()
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -65,10 +79,12 @@ def items_of(member: Any, number: int, *, alone: bool) -> list[Item]:
     )
 
 
-def decode(item: Item, stride: int) -> np.ndarray | Callable[[], Clip]:
+def decode(item: Item, stride: int) -> np.ndarray | DevicePicture | Callable[[], Clip]:
     """The pixels of an item, or the function that opens it as a video."""
     if item.kind == "error":
         raise SourceError(item.value)
+    if isinstance(item.value, DevicePicture):
+        return item.value
     if item.kind == "array":
         return bgr_from_array(item.value)
     if item.kind == "pil":

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import SourceError
+from .arrays import DevicePicture
 from .items import Item, decode, items_of, reason_of
 from .live import Live, live_addresses, open_live
 from .readahead import Ahead, OrderedMap
@@ -29,7 +30,7 @@ _log = logging.getLogger("yolonas")
 class Picture:
     """One picture or frame, or the reason why there is none."""
 
-    image: np.ndarray | None  # (H, W, 3) uint8 BGR, C-contiguous, upright; None with an error
+    image: np.ndarray | None  # (H, W, 3) uint8 BGR, C-contiguous, upright; None with an error or `on_device`
     path: str  # file, address without its password, or image0.jpg, image1.jpg, ... for what came from memory
     index: int = 1  # position of its file, array or stream in the source, from 1
     total: int | None = None  # how many of those the source has
@@ -39,6 +40,7 @@ class Picture:
     frames: int | None = None  # of the whole video, as its header promises
     fps: float | None = None  # of the video or stream, where it says so
     tensor: np.ndarray | None = None  # (3, H, W) float32 RGB 0..1 for tensor input: goes into the network as it is
+    on_device: DevicePicture | None = None  # in place of the two above, for what lies on a CUDA device
 
 
 class Source:
@@ -185,6 +187,9 @@ class Source:
         except Exception as error:
             picture.error = reason_of(error)
             return picture
+        if isinstance(loaded, DevicePicture):
+            picture.on_device = loaded
+            return picture
         if not isinstance(loaded, np.ndarray):
             return loaded
         picture.image = loaded
@@ -199,8 +204,9 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
     - A path (str or Path): picture, video, folder, glob (`**` for sub-folders), `.txt` or `.csv` with one path per
       line, `.streams` with one stream per line.
     - An address: http(s) of a picture, video or stream; rtsp, rtmp, tcp, udp; "screen"; a webcam number (int or "0").
-    - Pixels: uint8 array `(H, W[, C])` or `(N, H, W, C)` in BGR order, Pillow image, torch tensor `([N,] 3, H, W)` in
-      RGB order 0..1 with sides that are multiples of 32. They are not copied unless they must be converted.
+    - Pixels: uint8 array `(H, W[, C])` or `(N, H, W, C)` in BGR order, Pillow image, uint8 torch tensor
+      `([N,] H, W, 3)` in BGR order, floating one `([N,] 3, H, W)` in RGB order 0..1 with sides that are multiples of
+      32, or what has `__dlpack__` and is like one of these. They are not copied unless they must be converted.
     - An encoded picture: bytes, bytearray, memoryview, or an open binary file.
     - A list or tuple of these, mixed; or only of live streams, which are then read at the same time.
 
