@@ -289,6 +289,7 @@ def install(monkeypatch: pytest.MonkeyPatch, emulated: Any = None) -> World:
         driver_version=lambda: "13.0",
     )
     monkeypatch.setattr(_native, "cuda", lambda: module)
+    monkeypatch.setenv("YOLONAS_CUDA_CHECK", "0")
     monkeypatch.setattr(cuda_memory, "Cuda", Cuda)
     monkeypatch.setattr(cuda_memory, "is_on_device", world.holds)
     monkeypatch.setattr(cuda_memory, "device_architecture", lambda index: world.architecture)

@@ -181,9 +181,12 @@ class CudaEngine:
     def describe(self) -> str:
         """What it runs on, in words."""
         name, architecture = self.cuda.describe()
+        return f"{name} ({architecture}), {self.kind()}"
+
+    def kind(self) -> str:
+        """What it computes with: "float32", "float16" or "int8"."""
         integers = any(step.endswith(".quantize") for step in self.native.step_names)
-        kind = "int8" if integers else "float16" if self.half else "float32"
-        return f"{name} ({architecture}), {kind}"
+        return "int8" if integers else "float16" if self.half else "float32"
 
     def place(self) -> str:
         """The same, shorter."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from .errors import UnprovenError
+
 if TYPE_CHECKING:
     from .compiled import CompiledNetwork
     from .cuda_engine import CudaEngine
@@ -46,6 +48,7 @@ class Engines:
 
         Raises:
             ValueError: there is no such device, or the engine does not run on it. MemoryError: it does not fit there.
+            UnprovenError: the engine was asked for and computes something else there than on the CPU.
         """
         if model.form == "exported":
             if name is not None:
@@ -110,7 +113,8 @@ class Engines:
         if name == "native":
             try:
                 return self._on_cuda(model, device, half=half)
-            except NotImplementedError as error:  # a network of other widths than those of S, M and L
+            # A network of other widths than those of S, M and L; or kernels that are wrong on this device.
+            except (NotImplementedError, UnprovenError) as error:
                 if not or_torch:
                     raise
                 self._tell(f"engine 'torch' runs the network on {device}, not 'native'", str(error))
@@ -125,6 +129,7 @@ class Engines:
         return engine
 
     def _on_cuda(self, model: YoloNAS | CompiledNetwork, device: Any, *, half: bool) -> CudaEngine:
+        from .cuda_check import prove
         from .cuda_engine import CudaEngine
 
         engine = self._made.get(("native", "cuda"))
@@ -132,7 +137,9 @@ class Engines:
             engine = None
             self._made.pop(("native", "cuda"), None)  # its memory is free before the new one is made
             make = CudaEngine.of_compiled if model.form == "compiled" else CudaEngine.of_module
-            engine = self._made["native", "cuda"] = make(model, device, half=half)
+            engine = make(model, device, half=half)
+            prove(engine, lambda: _cpu_engine(model))
+            self._made["native", "cuda"] = engine
         return engine
 
     def _tell(self, what: str, why: str) -> None:
@@ -148,6 +155,15 @@ class Engines:
         from .cuda_engine import why_not
 
         return why_not(device)
+
+
+def _cpu_engine(model: YoloNAS | CompiledNetwork) -> Any:
+    """A `_cpu.Engine` for the network, which stays where it is."""
+    if model.form == "compiled":
+        return model.engine.native
+    from .native_engine import graph_of_module, native_of_graph
+
+    return native_of_graph(graph_of_module(model))
 
 
 def _warn_of_half() -> None:

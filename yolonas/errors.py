@@ -36,6 +36,10 @@ class TrainingError(RuntimeError):
         self.pictures = tuple(pictures)
 
 
+class UnprovenError(RuntimeError):
+    """Kernels that compute something else on a GPU than on the CPU; the text says by how much, and the cure."""
+
+
 def missing_package(what: str, package: str, extra: str | None) -> ImportError:
     """The error for an optional package that is not installed, with the command that installs it."""
     wanted = package if extra is None else f"'yolonas[{extra}]'"

@@ -6,7 +6,9 @@ Also a fake CUDA tensor: memory of the CPU that claims, through DLPack, to lie o
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.util
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -28,15 +30,25 @@ _BUILT: list[ModuleType] = []
 
 
 def build(folder: Path) -> ModuleType:
-    """Compiles and imports it, once in a process; skips the test where a compiler, Python's headers or pybind11 are
-    missing.
+    """Compiles it in a folder of pytest's and imports it, once in a run; skips the test where a compiler, Python's
+    headers or pybind11 are missing.
     """
     if not _BUILT:
-        _BUILT.append(_build(folder))
+        library = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+        if "PYTEST_XDIST_WORKER" in os.environ:  # whoever comes first builds for all workers
+            library = folder.parents[1] / library.name
+        with library.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not library.exists():
+                _compile(folder, library)
+        spec = importlib.util.spec_from_file_location("_cuda", library)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        _BUILT.append(module)
     return _BUILT[0]
 
 
-def _build(folder: Path) -> ModuleType:
+def _compile(folder: Path, library: Path) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or not CSRC.is_dir():
         pytest.skip("no C++ compiler or no csrc/ here")
@@ -59,12 +71,9 @@ def _build(folder: Path) -> ModuleType:
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources))
-    library = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True)
-    spec = importlib.util.spec_from_file_location("_cuda", library)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    linked = folder / f"linked-{library.name}"
+    subprocess.run([compiler, "-shared", *objects, "-o", str(linked)], check=True)
+    linked.replace(library)
 
 
 class _Tensor(ctypes.Structure):  # dlpack_abi.h
