@@ -148,9 +148,10 @@ void conv(const ConvArgs& args, const ConvChoice& choice, const ConvWorkspace& w
   a.relu = args.relu;
   a.transposed = args.transposed;
   a.y_f32 = args.y.elem == Elem::f32;
-  const bool residual_pairs = !args.residual.data || lies_at(args.residual, 2 * size);
-  a.pairs = args.y.channels % 2 == 0 && lies_at(args.y, 2 * y_size) && residual_pairs;
-  a.chunky = a.pairs && args.y.channels % 8 == 0 && lies_at(args.y, 8 * y_size);
+  const bool pairs = args.y.channels % 2 == 0 && lies_at(args.y, 2 * y_size) &&
+                     (!args.residual.data || (lies_at(args.residual, 2 * size) && !args.transposed));
+  const bool eights = pairs && !a.y_f32 && args.y.channels % 8 == 0 && lies_at(args.y, 8 * y_size);
+  a.store = eights ? Store::eights : pairs && a.y_f32 && !args.transposed ? Store::floats : Store::singles;
   YN_CHECK(a.splits == 1 || (workspace.partial && workspace.counters), "conv: splits need a workspace");
   entry.launch(a, tiles_of(args.rows(), variant.rows), queue);
 }

@@ -16,6 +16,14 @@
 
 namespace yolonas::cuda {
 
+// How results are written. It is the same for a whole launch, so each way is code of its own: what a block runs is
+// short and lies together, as instructions are loaded anew by nearly every launch.
+enum class Store {
+  eights,   // eight channels at a time; with a residual only where y is no transposed one
+  floats,   // two float32 numbers at a time, not of a transposed one
+  singles,  // all else
+};
+
 struct ConvKernelArgs {
   const unsigned char* x;
   const unsigned char* weight;
@@ -33,10 +41,8 @@ struct ConvKernelArgs {
   int y_channels;          // of a pixel of y: columns, or a fourth of them
   int tap_chunks, chunks;  // of one tap, and of the whole depth
   int column_tiles, splits, split_steps;
-  bool relu, transposed;
-  bool pairs;   // y and residual can be read and written two channels at a time
-  bool chunky;  // and y by 8 channels
-  bool y_f32;
+  Store store;
+  bool relu, transposed, y_f32;
 };
 
 // The element type of a product.
@@ -199,18 +205,16 @@ __device__ __forceinline__ void transpose_quad(std::uint32_t (&v)[4], int quad) 
   }
 }
 
-// Two neighbouring numbers, as many as there are.
-__device__ __forceinline__ float2 load_two(const __half* from, bool pairs, bool second) {
-  if (pairs) return __half22float2(*reinterpret_cast<const __half2*>(from));
-  return make_float2(__half2float(from[0]), second ? __half2float(from[1]) : 0.0f);
+// Numbers of a residual: two neighbouring ones, or one.
+__device__ __forceinline__ float2 load_two(const __half* from) {
+  return __half22float2(*reinterpret_cast<const __half2*>(from));
 }
-__device__ __forceinline__ float2 load_two(const std::int8_t* from, bool pairs, bool second) {
-  if (pairs) {
-    const char2 two = *reinterpret_cast<const char2*>(from);
-    return make_float2(static_cast<float>(two.x), static_cast<float>(two.y));
-  }
-  return make_float2(static_cast<float>(from[0]), second ? static_cast<float>(from[1]) : 0.0f);
+__device__ __forceinline__ float2 load_two(const std::int8_t* from) {
+  const char2 two = *reinterpret_cast<const char2*>(from);
+  return make_float2(static_cast<float>(two.x), static_cast<float>(two.y));
 }
+__device__ __forceinline__ float load_one(const __half* from) { return __half2float(*from); }
+__device__ __forceinline__ float load_one(const std::int8_t* from) { return static_cast<float>(*from); }
 
 __device__ __forceinline__ std::int8_t quantized_s8(float v) {
   return static_cast<std::int8_t>(__float2int_rn(fminf(fmaxf(v, -128.0f), 127.0f)));  // fmaxf makes -128 of NaN
@@ -223,6 +227,7 @@ __device__ __forceinline__ std::uint32_t packed(float2 v, Int8) {
   return static_cast<std::uint8_t>(quantized_s8(v.x)) |
          static_cast<std::uint32_t>(static_cast<std::uint8_t>(quantized_s8(v.y))) << 8;
 }
+__device__ __forceinline__ void store_one(float* to, float v) { *to = v; }
 __device__ __forceinline__ void store_one(__half* to, float v) { *to = __float2half_rn(v); }
 __device__ __forceinline__ void store_one(std::int8_t* to, float v) { *to = quantized_s8(v); }
 
@@ -235,8 +240,8 @@ __device__ __forceinline__ void store_eight(std::int8_t* to, const std::uint32_t
 }
 
 // From the sums of a warp to y.
-template <class Tile>
-__device__ __forceinline__ void finish(
+template <class Tile, Store kStore>
+__device__ __forceinline__ void finish_as(
     const ConvKernelArgs& a, int first_row, int first_column,
     const typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
   using Type = typename Tile::Type;
@@ -254,18 +259,47 @@ __device__ __forceinline__ void finish(
           make_float2(one ? __ldg(a.multiplier + column) : 0.0f, two ? __ldg(a.multiplier + column + 1) : 0.0f);
     }
   }
+  // The pixel of y that a column belongs to, from a row's first one on, and its channel there.
+  const auto pixel_of = [&](int column) -> std::int64_t {
+    const int tap = a.transposed ? column / a.y_channels : 0;
+    return tap / 2 * 2 * a.out_w + tap % 2;
+  };
+  const auto channel_of = [&](int column) { return a.transposed ? column % a.y_channels : column; };
+  std::int64_t eight[Tile::kFragmentColumns / 4] = {};  // where this lane stores, from the row's first pixel on
+  if (kStore == Store::eights) {
+#pragma unroll
+    for (int j = 0; j < Tile::kFragmentColumns / 4; ++j) {
+      const int column = first_column + (4 * j + quad) * 8;
+      eight[j] = pixel_of(column) * a.y_pixel + channel_of(column);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 2 * Tile::kFragmentRows; ++i) {
     const int row = first_row + i * 8 + lane / 4;
     const bool inside = row < a.rows;
     std::int64_t pixel = row;
     if (a.transposed) pixel = static_cast<std::int64_t>(row / a.out_w) * 4 * a.out_w + row % a.out_w * 2;
-    // Channels from `column` on lie at this element of a map, `pixel_elements` from pixel to pixel.
-    const auto element = [&](int column, int pixel_elements) {
-      if (!a.transposed) return pixel * pixel_elements + column;
-      const int tap = column / a.y_channels;
-      return (pixel + tap / 2 * 2 * a.out_w + tap % 2) * pixel_elements + column % a.y_channels;
+    const Element* const residual = static_cast<const Element*>(a.residual);
+    const std::int64_t r_at = pixel * a.r_pixel, y_at = pixel * a.y_pixel;
+    const auto store_single = [&](int column, float v) {
+      if (!inside || column >= a.columns) return;
+      const std::int64_t at = pixel + pixel_of(column);
+      const int channel = channel_of(column);
+      if (a.residual) v += load_one(residual + at * a.r_pixel + channel) * a.residual_scale;
+      if (a.y_f32) {
+        store_one(static_cast<float*>(a.y) + at * a.y_pixel + channel, v);
+      } else {
+        store_one(static_cast<Element*>(a.y) + at * a.y_pixel + channel, v);
+      }
     };
+    float2 added[Tile::kFragmentColumns] = {};  // all under way before the first is waited for
+    if (kStore != Store::singles && a.residual) {
+#pragma unroll
+      for (int j = 0; j < Tile::kFragmentColumns; ++j) {
+        const int column = first_column + j * 8 + quad * 2;
+        if (inside && column < a.columns) added[j] = load_two(residual + r_at + column);
+      }
+    }
 #pragma unroll
     for (int four = 0; four < Tile::kFragmentColumns; four += 4) {
       std::uint32_t pairs[4];
@@ -284,46 +318,52 @@ __device__ __forceinline__ void finish(
           v.x = v.x < 0.0f ? 0.0f : v.x;  // a NaN stays
           v.y = v.y < 0.0f ? 0.0f : v.y;
         }
-        const bool one = inside && column < a.columns, two = inside && column + 1 < a.columns;
-        if (a.residual && one) {
-          const float2 r = load_two(static_cast<const Element*>(a.residual) + element(column, a.r_pixel), a.pairs, two);
-          v.x += r.x * a.residual_scale;
-          v.y += r.y * a.residual_scale;
-        }
-        if (a.y_f32) {
-          float* y = static_cast<float*>(a.y);
-          if (one && a.pairs) {
-            *reinterpret_cast<float2*>(y + element(column, a.y_pixel)) = v;
-          } else {
-            if (one) y[element(column, a.y_pixel)] = v.x;
-            if (two) y[element(column + 1, a.y_pixel)] = v.y;
-          }
-        } else if (a.chunky) {
-          pairs[j] = packed(v, Type{});
+        if constexpr (kStore == Store::singles) {  // in place: a lane reads what it alone writes
+          store_single(column, v.x);
+          store_single(column + 1, v.y);
         } else {
-          Element* y = static_cast<Element*>(a.y);
-          if (one) store_one(y + element(column, a.y_pixel), v.x);
-          if (two) store_one(y + element(column + 1, a.y_pixel), v.y);
+          if (a.residual) {
+            v.x += added[four + j].x * a.residual_scale;
+            v.y += added[four + j].y * a.residual_scale;
+          }
+          if constexpr (kStore == Store::eights) {
+            pairs[j] = packed(v, Type{});
+          } else if (inside && column < a.columns) {
+            *reinterpret_cast<float2*>(static_cast<float*>(a.y) + y_at + column) = v;
+          }
         }
       }
-      if (!a.y_f32 && a.chunky) {
+      if constexpr (kStore == Store::eights) {
         transpose_quad(pairs, quad);  // its shuffles also keep every read of a residual before the writes
-        const int column = first_column + (four + quad) * 8;
-        if (inside && column < a.columns) store_eight(static_cast<Element*>(a.y) + element(column, a.y_pixel), pairs);
+        if (inside && first_column + (four + quad) * 8 < a.columns) {
+          store_eight(static_cast<Element*>(a.y) + y_at + eight[four / 4], pairs);
+        }
       }
     }
   }
 }
 
-// Leaves this block's sums in memory, and gives the last block of a tile to come here those of all, added up in order.
-// False for the other blocks.
 template <class Tile>
-__device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, int split,
+__device__ __forceinline__ void finish(
+    const ConvKernelArgs& a, int first_row, int first_column,
+    const typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
+  if (a.store == Store::eights) {
+    finish_as<Tile, Store::eights>(a, first_row, first_column, sums);
+  } else if (a.store == Store::floats) {
+    finish_as<Tile, Store::floats>(a, first_row, first_column, sums);
+  } else {
+    finish_as<Tile, Store::singles>(a, first_row, first_column, sums);
+  }
+}
+
+// Leaves this block's sums in memory, and gives the last block of a tile to come here those of all, added up in order.
+// False for the other blocks. `finished`: of the memory that all threads of the block share, free once all are here.
+template <class Tile>
+__device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, int split, unsigned& finished,
                                            typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
   using Sum = typename Tile::Sum;
   using Sum4 = std::conditional_t<std::is_same<Sum, float>::value, float4, int4>;
   constexpr int kFragments = Tile::kFragmentRows * Tile::kFragmentColumns;
-  __shared__ unsigned finished;
   const int thread = static_cast<int>(threadIdx.x);
   Sum4* const parts =
       static_cast<Sum4*>(a.partial) + static_cast<std::int64_t>(tile) * a.splits * kFragments * Tile::kThreads + thread;
@@ -355,14 +395,14 @@ __device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, in
   return true;
 }
 
-// Block (tile, split) of the grid; tiles of the same pixels are neighbours.
+// Block (tile, split) of the grid; tiles of the same pixels are neighbours. Shared memory decides how many blocks run
+// at once, so the compiler need not save registers for more of them.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) conv_kernel(const ConvKernelArgs a) {
+__global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKernelArgs a) {
 #if defined(__CUDA_ARCH__)
   if constexpr (Tile::kLeastArch * 10 > __CUDA_ARCH__) return;  // never launched there
 #endif
   YN_DYNAMIC_SHARED(shared);
-  let_next_begin();
   const int tile = static_cast<int>(blockIdx.x), split = static_cast<int>(blockIdx.y);
   const int first_row = tile / a.column_tiles * Tile::kRows, first_column = tile % a.column_tiles * Tile::kColumns;
   const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
@@ -378,6 +418,7 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_kernel(const ConvKernelAr
     if (step < steps) loader.load_weights(weights_of(step));
   }
   wait_for_previous();
+  let_next_begin();
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
     if (step < steps) loader.load_pixels(pixels_of(step));
@@ -399,7 +440,7 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_kernel(const ConvKernelAr
     cp_async_commit();
     multiply_step<Tile>(pixels_of(step), weights_of(step), warp_row, warp_column, sums);
   }
-  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, sums)) return;
+  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, *reinterpret_cast<unsigned*>(shared), sums)) return;
   finish<Tile>(a, first_row + warp_row, first_column + warp_column, sums);
 }
 
@@ -409,17 +450,18 @@ void launch_conv(const ConvKernelArgs& args, int row_tiles, Queue queue) {
   launch_grid("conv", queue, grid, Tile::kThreads, Tile::kSharedBytes, conv_kernel<Tile>, args);
 }
 
+using LaunchConv = void (*)(const ConvKernelArgs& args, int row_tiles, Queue queue);
 // A row of the tables of conv.cu.
 struct ConvEntry {
   ConvVariant variant;
-  void (*launch)(const ConvKernelArgs& args, int row_tiles, Queue queue);
+  LaunchConv launch;
   int partial_bytes;  // of a block's sums
 };
 template <class Tile>
-constexpr ConvEntry conv_entry(const char* name) {
+constexpr ConvEntry conv_entry(const char* name, LaunchConv launch = launch_conv<Tile>, int most_arch = kNewest) {
   return {
-      {name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kThreads, Tile::kSharedBytes, Tile::kLeastArch, kNewest},
-      launch_conv<Tile>,
+      {name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kThreads, Tile::kSharedBytes, Tile::kLeastArch, most_arch},
+      launch,
       Tile::kRows * Tile::kColumns * 4};
 }
 

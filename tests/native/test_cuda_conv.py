@@ -94,6 +94,8 @@ CASES = {
     "in place": Case(2, (5, 6), 48, 64, 3, residual="in place"),
     "transposed": Case(2, (5, 4), 64, 48, 1, transposed=True, relu=False),
     "head": Case(1, (6, 5), 64, 68, 1, relu=False, y_dtype="float32"),
+    "head and residual": Case(1, (6, 5), 48, 36, 3, residual="apart", y_dtype="float32"),
+    "transposed head": Case(1, (3, 2), 32, 8, 1, transposed=True, relu=False, y_dtype="float32"),
     "odd head": Case(1, (6, 5), 48, 3, 3, relu=False, y_dtype="float32"),
     "odd": Case(1, (4, 5), 32, 7, 1),
     "pairs": Case(1, (5, 5), 32, 32, 1, residual="in place", beside=10),

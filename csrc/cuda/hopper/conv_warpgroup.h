@@ -17,7 +17,6 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
   static_assert(Tile::kRows * Tile::kStep % 1024 == 0 && Tile::kStageBytes % 1024 == 0, "tiles at multiples of 1024");
   constexpr int kAhead = Tile::kStages - 2;  // steps that are copied before they are needed
   YN_DYNAMIC_SHARED(shared);
-  let_next_begin();
   const int tile = static_cast<int>(blockIdx.x), split = static_cast<int>(blockIdx.y);
   const int first_row = tile / a.column_tiles * Tile::kRows, first_column = tile % a.column_tiles * Tile::kColumns;
   const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
@@ -32,6 +31,7 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
     if (step < steps) loader.load_weights(weights_of(step));
   }
   wait_for_previous();
+  let_next_begin();
 #pragma unroll
   for (int step = 0; step < kAhead; ++step) {
     if (step < steps) loader.load_pixels(pixels_of(step));
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
 #pragma unroll
     for (int e = 0; e < 4; ++e) settle(sums[0][j][e]);
   }
-  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, sums)) return;
+  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, *reinterpret_cast<unsigned*>(shared), sums)) return;
   finish<Tile>(a, first_row + warp * 16, first_column, sums);
 }
 
@@ -78,10 +78,7 @@ void launch_warpgroup_conv(const ConvKernelArgs& args, int row_tiles, Queue queu
 
 template <class Tile>
 constexpr ConvEntry warpgroup_entry(const char* name) {
-  ConvEntry entry = conv_entry<Tile>(name);
-  entry.launch = launch_warpgroup_conv<Tile>;
-  entry.variant.most_arch = 90;  // their instructions are Hopper's alone
-  return entry;
+  return conv_entry<Tile>(name, launch_warpgroup_conv<Tile>, 90);  // their instructions are Hopper's alone
 }
 
 #define YN_WARPGROUP_TILES(Type)                                     \
