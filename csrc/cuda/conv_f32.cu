@@ -114,8 +114,8 @@ __device__ void write(const Problem& p, std::int64_t row, int column, const floa
 
 __global__ void __launch_bounds__(kThreads) conv_f32_kernel(const __grid_constant__ Problem p, std::int64_t tiles) {
   __shared__ __align__(16) Side pixels[2], weights[2];
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   const int thread = static_cast<int>(threadIdx.x);
   const int load_at = thread / kQuad, load_depth = thread % kQuad * kQuad;  // the row and column that it loads
   const int row4 = thread / (kTile / kQuad) * kQuad, column4 = thread % (kTile / kQuad) * kQuad;

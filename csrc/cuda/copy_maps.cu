@@ -19,8 +19,8 @@ struct Copies {
 };
 
 __global__ void __launch_bounds__(kThreads) copy_maps_kernel(const __grid_constant__ Copies a) {
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   YN_FOR_EACH(at, a.pieces) {
     int index = a.count - 1;
     while (at < a.items[index].first) --index;

@@ -94,8 +94,8 @@ static_assert(sizeof(Frames) + 64 <= 4096, "the parameters of a kernel");
 template <class T, bool kPieces>
 __global__ void __launch_bounds__(kThreads)
     letterbox_batch_kernel(const __grid_constant__ Frames frames, T* out, int pixel, float inverse_scale) {
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   const LetterboxFrame& a = frames.frame[blockIdx.z];
   T* const picture = out + static_cast<std::int64_t>(blockIdx.z) * a.frame_h * a.frame_w * pixel;
   for (std::int64_t tile_row = blockIdx.y; tile_row * kTileH < a.frame_h; tile_row += gridDim.y) {

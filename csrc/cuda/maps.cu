@@ -56,8 +56,8 @@ __device__ To converted(float value, float factor) {
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
     convert_kernel(const Convert<From, To> a, std::int64_t pixels, int parts, int per_block) {
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   constexpr int kCount = Convert<From, To>::kCount;
   for_each_part(pixels, parts, per_block, [&](std::int64_t pixel, int part) {
     const int c = part * kCount;
@@ -154,8 +154,8 @@ struct Pool {
 // which each row is loaded once for all of its pixels.
 template <class T, class P, int kRows>
 __global__ void __launch_bounds__(kPoolThreads) max_pool5_kernel(const Pool<T> a) {
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   const int parts = a.channels / P::kCount;
   const int i = static_cast<int>(blockIdx.x) * kPoolThreads + static_cast<int>(threadIdx.x);
   const int ox = i / parts, c = i % parts * P::kCount;
@@ -225,8 +225,8 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ unsigned largest;
   if (threadIdx.x == 0) zeros = 0, negatives = 0, largest = 0;
   __syncthreads();
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   constexpr unsigned kInfinity = 0x7f800000;
   unsigned long long own_zeros = 0, own_negatives = 0;
   unsigned own_largest = 0;

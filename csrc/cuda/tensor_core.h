@@ -109,7 +109,8 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// Lets the next launch begin as soon as all blocks of this one have come here or ended.
+// Lets the next launch begin as soon as all blocks of this one have come here or ended. After wait_for_previous: so no
+// more than one launch of a stream waits on the device, where it holds shared memory that other streams could use.
 __device__ __forceinline__ void let_next_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
