@@ -141,8 +141,12 @@ void Engine::detect(const DetectRequest& request, Stream stream) {
                   {places.buffers[at(network_.input)], input.elem, input.pixel, network_.input_factor},
                   {stream, false});
   queue_network(state, &detect, stream, capturing);
-  copy_async(request.detections.data, detect.detections.data(), request.detections.numel() * 4, stream);
-  copy_async(request.counts.data, detect.counts.data(), request.counts.numel() * 8, stream);
+  // One launch for both; a count is copied as two floats.
+  const MapCopy copies[] = {{dense(reinterpret_cast<float*>(detect.detections.data()), 6),
+                             request.detections.as<float>(), request.detections.numel() / 6},
+                            {dense(reinterpret_cast<float*>(detect.counts.data()), 2),
+                             static_cast<float*>(request.counts.data), size.pictures}};
+  copy_maps(copies, 2, {stream, false});
   end(stream, capturing);
 }
 
