@@ -50,8 +50,9 @@ file(GLOB YOLONAS_CUDA_SOURCES CONFIGURE_DEPENDS csrc/cuda/*.cpp csrc/cuda/*.cu 
 pybind11_add_module(_cuda MODULE NO_EXTRAS
   csrc/bindings/module_cuda.cpp csrc/bindings/tensor_arg.cpp csrc/bindings/graph_arg.cpp ${YOLONAS_CUDA_SOURCES})
 yolonas_cuda_options(_cuda)
-# Hopper has instructions of its own, in code for sm_90a that runs there alone.
-if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "(^|;)90")
+# Hopper has instructions of its own, in code for sm_90a that runs there alone; CUDA 12.0 is the first that knows them.
+if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "(^|;)(90|all|native)" AND
+   CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
   file(GLOB YOLONAS_HOPPER_SOURCES CONFIGURE_DEPENDS csrc/cuda/hopper/*.cu)
   add_library(yolonas_hopper OBJECT ${YOLONAS_HOPPER_SOURCES})
   yolonas_cuda_options(yolonas_hopper)
