@@ -399,6 +399,13 @@ __global__ void step_kernel(int* x, int factor, int add) {
 }
 __global__ void sum_kernel(const int* a, const int* b, int* sum) { sum[0] = a[0] + b[0]; }
 __global__ void hasty_kernel() {}
+__global__ void partly_hasty_kernel() {
+  if (blockIdx.x == 0) cuda::wait_for_previous();
+}
+__global__ void generous_kernel() {
+  cuda::let_next_begin();
+  cuda::wait_for_previous();
+}
 
 struct Branches {
   cudaStream_t main = nullptr, side = nullptr;
@@ -504,6 +511,8 @@ void overlap_after_event() {
   OK(cudaStreamWaitEvent(branches.main, branches.fork));
   OK((Launch{1, 1, 0, branches.main, true}(step_kernel, branches.x.data, 1, 1)));
 }
+void overlap_with_some_waits() { OK((Launch{2, 1, 0, nullptr, true}(partly_hasty_kernel))); }
+void begin_before_wait() { OK((Launch{1, 1, 0, nullptr, true}(generous_kernel))); }
 void overlap_without_wait() { OK((Launch{1, 1, 0, nullptr, true}(hasty_kernel))); }
 
 struct Case {
@@ -547,6 +556,8 @@ const Case kCases[] = {
     {"overlap", overlap},
     {"overlap after an event", overlap_after_event},
     {"overlap without a wait", overlap_without_wait},
+    {"overlap with some waits", overlap_with_some_waits},
+    {"begin before the wait", begin_before_wait},
 };
 
 }  // namespace

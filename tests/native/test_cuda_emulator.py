@@ -81,7 +81,9 @@ ERRORS = {
     "overrun into the rest": "a kernel wrote past its 1000 shared bytes",
     "crooked copy": "cp_async16 at .* with an address that is no multiple of 16",
     "overlap after an event": "may overlap the one before it, but its stream waits for another stream's event",
-    "overlap without a wait": "may overlap the launch before it does not wait for it",
+    "overlap without a wait": "may overlap the launch before it do not wait for it",
+    "overlap with some waits": "may overlap the launch before it do not wait for it",
+    "begin before the wait": "lets the next begin before it waited",
 }
 
 

@@ -141,6 +141,8 @@ inline std::uint32_t shuffle_xor(std::uint32_t value, int mask, YN_EMULATOR_WHER
 }
 
 inline void wait_for_previous() { emulator::block().current->waited_for_previous = true; }
-inline void let_next_begin() {}
+inline void let_next_begin() {
+  if (!emulator::block().current->waited_for_previous) emulator::fail("a kernel lets the next begin before it waited");
+}
 
 }  // namespace yolonas::cuda

@@ -171,9 +171,9 @@ struct Block {
   const std::function<void()>* body = nullptr;
   std::exception_ptr error;
   Random random;
-  bool must_wait = false, waited = false;  // for the launch before
-  bool copies_at_once = false;             // before sm_80
-  char* shared_end = nullptr;              // a page that nobody may touch
+  bool waited = false;          // every thread so far, for the launch before
+  bool copies_at_once = false;  // before sm_80
+  char* shared_end = nullptr;   // a page that nobody may touch
   unsigned char* shared = nullptr;
   std::size_t shared_bytes = 0;
 #if defined(__SANITIZE_ADDRESS__)
@@ -361,7 +361,7 @@ inline void run_block(Order order) {
   for (unsigned t = 0; t < b.threads; ++t) {
     if (b.fibers[t].open) close_copies(b.fibers[t]);
     finish_copies(b.fibers[t], 0);
-    b.waited = b.waited || b.fibers[t].waited_for_previous;
+    b.waited = b.waited && b.fibers[t].waited_for_previous;
   }
 }
 
@@ -476,7 +476,7 @@ inline void run_grid(dim3 grid, dim3 threads, std::size_t shared_bytes, bool ove
   gridDim = grid;
   b.threads = threads.x * threads.y * threads.z;
   b.body = &body;
-  b.waited = false;
+  b.waited = true;
   struct Outside {
     ~Outside() { block().current = nullptr; }
   } outside;
@@ -492,7 +492,7 @@ inline void run_grid(dim3 grid, dim3 threads, std::size_t shared_bytes, bool ove
     run_block(order);
     check_shared();
   }
-  if (overlap && !b.waited) fail("a kernel that may overlap the launch before it does not wait for it");
+  if (overlap && !b.waited) fail("threads of a kernel that may overlap the launch before it do not wait for it");
 }
 
 }  // namespace emulator
