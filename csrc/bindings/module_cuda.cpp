@@ -4,9 +4,11 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 
 #include "bindings/cuda_args.h"
 #include "bindings/gil.h"
+#include "cuda/conv2d.h"
 #include "cuda/device.h"
 #include "cuda/letterbox.h"
 #include "cuda/post.h"
@@ -94,6 +96,29 @@ void bind_post(py::module_& module) {
       py::arg("workspace"), py::arg("stream"));
 }
 
+void conv2d_bias_act(const py::object& x, const py::object& weight, const py::object& bias, const py::object& residual,
+                     const py::object& out, std::int64_t stride, std::int64_t padding, bool relu, double residual_scale,
+                     std::uintptr_t stream) {
+  const char* op = "conv2d_bias_act";
+  CudaArgs args(op);
+  const TensorArg x_arg = args.take(x, "x"), weight_arg = args.take(weight, "weight");
+  std::optional<TensorArg> bias_arg, residual_arg;
+  if (!bias.is_none()) bias_arg.emplace(args.take(bias, "bias"));
+  if (!residual.is_none()) residual_arg.emplace(args.take(residual, "residual"));
+  const TensorArg out_arg = args.take(out, "out");
+  const GilRelease release;
+  const cuda::DeviceGuard guard(op, args.device());
+  cuda::conv2d(x_arg.view(), weight_arg.view(), bias_arg ? &bias_arg->view() : nullptr,
+               residual_arg ? &residual_arg->view() : nullptr,
+               {stride, padding, relu, static_cast<float>(residual_scale)}, out_arg.view(), as_stream(stream));
+}
+
+void bind_conv2d(py::module_& module) {
+  module.def("conv2d_bias_act", conv2d_bias_act, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
+             py::arg("out"), py::kw_only(), py::arg("stride"), py::arg("padding"), py::arg("relu"),
+             py::arg("residual_scale"), py::arg("stream"));
+}
+
 void bind_quantize(py::module_& module) {
   module.def(
       "fake_quantize",
@@ -137,6 +162,7 @@ PYBIND11_MODULE(_cuda, module) {
   bind_letterbox(module);
   bind_post(module);
   bind_quantize(module);
+  bind_conv2d(module);
   bind_cuda_conv(module);
   bind_cuda_maps(module);
   bind_cuda_detect(module);

@@ -18,7 +18,7 @@ using Side = float[kDepth][kTile + 4];
 
 struct Problem {
   ConvArgs a;
-  int depth, out_n;
+  int kernel_h, kernel_w, depth, out_n;
   std::int64_t rows;
   unsigned column_tiles;
   bool quads;  // y and the residual can be loaded and stored by four channels
@@ -31,8 +31,9 @@ struct PixelWalk {
   int ky, kx, c;
   bool inside;  // false for rows beyond the last
 
-  __device__ PixelWalk(const ConvArgs& a, std::int64_t row, std::int64_t rows, int first) {
-    inside = row < rows;
+  __device__ PixelWalk(const Problem& p, std::int64_t row, int first) {
+    const ConvArgs& a = p.a;
+    inside = row < p.rows;
     const std::int64_t of = inside ? row : 0;
     const int in_picture = static_cast<int>(of % (static_cast<std::int64_t>(a.out_h) * a.out_w));
     const std::int64_t n = of / (static_cast<std::int64_t>(a.out_h) * a.out_w);
@@ -42,23 +43,42 @@ struct PixelWalk {
     ky = 0;
     kx = 0;
     c = 0;
-    advance(a, first);
+    advance(p, first);
   }
 
-  __device__ void advance(const ConvArgs& a, int by) {
+  __device__ void advance(const Problem& p, int by) {
     c += by;
-    while (c >= a.x.channels) {
-      c -= a.x.channels;
-      if (++kx == a.kernel) kx = 0, ++ky;
+    while (c >= p.a.x.channels) {
+      c -= p.a.x.channels;
+      if (++kx == p.kernel_w) kx = 0, ++ky;
     }
   }
 
-  // Zeros outside the picture and beyond the depth.
-  __device__ Piece<float> load(const ConvArgs& a) const {
+  // Null outside the picture and beyond the depth, where there are zeros.
+  __device__ const float* address(const Problem& p) const {
+    const ConvArgs& a = p.a;
     const int at_y = y + ky, at_x = x + kx;
-    if (!inside || ky >= a.kernel || at_y < 0 || at_y >= a.in_h || at_x < 0 || at_x >= a.in_w) return {};
+    if (!inside || ky >= p.kernel_h || at_y < 0 || at_y >= a.in_h || at_x < 0 || at_x >= a.in_w) return nullptr;
     const std::int64_t pixel = static_cast<std::int64_t>(at_y) * a.in_w + at_x;
-    return Piece<float>::load(picture + pixel * a.x.pixel + c);
+    return picture + pixel * a.x.pixel + c;
+  }
+
+  template <bool kPieces>
+  __device__ Piece<float> load(const Problem& p) const {
+    if constexpr (kPieces) {
+      const float* const from = address(p);
+      return from ? Piece<float>::load(from) : Piece<float>{};
+    } else {
+      Piece<float> four = {};
+      PixelWalk walk = *this;
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i) {
+        const float* const from = walk.address(p);
+        if (from) four.at[i] = *from;
+        walk.advance(p, 1);
+      }
+      return four;
+    }
   }
 };
 
@@ -81,8 +101,8 @@ struct Target {
   }
 };
 
-__device__ __forceinline__ float finished(const ConvArgs& a, float sum, float offset) {
-  const float value = sum + offset;
+__device__ __forceinline__ float finished(const ConvArgs& a, float sum, int column) {
+  const float value = a.offset ? sum + a.offset[column] : sum;
   return a.relu && value < 0.0f ? 0.0f : value;  // NaN passes
 }
 
@@ -96,7 +116,7 @@ __device__ void write(const Problem& p, std::int64_t row, int column, const floa
     if (residual) added = Piece<float>::load(residual + to.pixel * a.residual.pixel + to.channel);
 #pragma unroll
     for (int j = 0; j < kQuad; ++j) {
-      four.at[j] = finished(a, sums[j], a.offset[column + j]);
+      four.at[j] = finished(a, sums[j], column + j);
       if (residual) four.at[j] += a.residual_scale * added.at[j];
     }
     four.store(y + to.pixel * a.y.pixel + to.channel);
@@ -106,12 +126,14 @@ __device__ void write(const Problem& p, std::int64_t row, int column, const floa
   for (int j = 0; j < kQuad; ++j) {
     if (column + j >= p.out_n) break;
     const Target to(a, row, column + j);
-    float value = finished(a, sums[j], a.offset[column + j]);
+    float value = finished(a, sums[j], column + j);
     if (residual) value += a.residual_scale * residual[to.pixel * a.residual.pixel + to.channel];
     y[to.pixel * a.y.pixel + to.channel] = value;
   }
 }
 
+// kPieces: pixels and weights are loaded by four, which lie at multiples of 16 bytes.
+template <bool kPieces>
 __global__ void __launch_bounds__(kThreads) conv_f32_kernel(const __grid_constant__ Problem p, std::int64_t tiles) {
   __shared__ __align__(16) Side pixels[2], weights[2];
   wait_for_previous();
@@ -122,14 +144,23 @@ __global__ void __launch_bounds__(kThreads) conv_f32_kernel(const __grid_constan
   for (std::int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const std::int64_t first_row = tile / p.column_tiles * kTile;
     const int first_column = static_cast<int>(tile % p.column_tiles) * kTile;
-    PixelWalk walk(p.a, first_row + load_at, p.rows, load_depth);
+    PixelWalk walk(p, first_row + load_at, load_depth);
     const int column = first_column + load_at;
     const float* const weight = static_cast<const float*>(p.a.weight) + static_cast<std::int64_t>(column) * p.depth;
     const auto load_weight = [&](int depth) -> Piece<float> {
       if (column >= p.out_n || depth >= p.depth) return {};
-      return Piece<float>::load(weight + depth);
+      if constexpr (kPieces) {
+        return Piece<float>::load(weight + depth);
+      } else {
+        Piece<float> four = {};
+#pragma unroll
+        for (int i = 0; i < kQuad; ++i) {
+          if (depth + i < p.depth) four.at[i] = weight[depth + i];
+        }
+        return four;
+      }
     };
-    put(pixels[0], load_depth, load_at, walk.load(p.a));
+    put(pixels[0], load_depth, load_at, walk.load<kPieces>(p));
     put(weights[0], load_depth, load_at, load_weight(load_depth));
     __syncthreads();
 
@@ -139,8 +170,8 @@ __global__ void __launch_bounds__(kThreads) conv_f32_kernel(const __grid_constan
       const bool more = depth + kDepth < p.depth;
       Piece<float> next_pixels = {}, next_weights = {};
       if (more) {
-        walk.advance(p.a, kDepth);
-        next_pixels = walk.load(p.a);
+        walk.advance(p, kDepth);
+        next_pixels = walk.load<kPieces>(p);
         next_weights = load_weight(depth + kDepth + load_depth);
       }
 #pragma unroll
@@ -166,14 +197,22 @@ __global__ void __launch_bounds__(kThreads) conv_f32_kernel(const __grid_constan
   }
 }
 
-}  // namespace
-
-void conv_f32(const ConvArgs& args, Queue queue) {
-  Problem p{args, args.depth(), args.out_n(), args.rows(), 0, false};
+void launch_conv(const ConvArgs& args, int kernel_h, int kernel_w, Queue queue) {
+  Problem p{args, kernel_h, kernel_w, kernel_h * kernel_w * args.x.channels, args.out_n(), args.rows(), 0, false};
   p.column_tiles = static_cast<unsigned>((p.out_n + kTile - 1) / kTile);
   p.quads = in_pieces(args.y) && args.y.channels % kQuad == 0 && (!args.residual.data || in_pieces(args.residual));
+  const bool pieces = in_pieces(args.x) && args.x.channels % kQuad == 0 &&
+                      reinterpret_cast<std::uintptr_t>(args.weight) % sizeof(Piece<float>) == 0;
   const std::int64_t tiles = (p.rows + kTile - 1) / kTile * p.column_tiles;
-  launch("conv", queue, tiles, 1, kThreads, conv_f32_kernel, p, tiles);
+  launch("conv", queue, tiles, 1, kThreads, pieces ? conv_f32_kernel<true> : conv_f32_kernel<false>, p, tiles);
+}
+
+}  // namespace
+
+void conv_f32(const ConvArgs& args, Queue queue) { launch_conv(args, args.kernel, args.kernel, queue); }
+
+void conv_f32_any(const ConvArgs& args, int kernel_h, int kernel_w, Queue queue) {
+  launch_conv(args, kernel_h, kernel_w, queue);
 }
 
 }  // namespace yolonas::cuda

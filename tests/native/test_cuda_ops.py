@@ -18,6 +18,7 @@ from emulated_cuda import FakeCudaTensor, build
 
 from yolonas import _native
 from yolonas.ops import _torch_cuda
+from yolonas.ops.conv import conv2d_shape
 
 OPS = torch.ops.yolonas
 SIZES = [(2, 3), (1, 1), (5, 7)]
@@ -235,9 +236,77 @@ def test_fake_quantize(cuda: Run, shape: tuple[int, ...]) -> None:
             assert torch.equal(slope, OPS.fake_quantize_backward(grad, x, scale, axis, *limits))
 
 
-def test_convolution_says_that_it_is_missing() -> None:
-    with pytest.raises(NotImplementedError, match=r"conv2d_bias_act: x must lie on the CPU, got cpu: .* no CUDA conv"):
-        _torch_cuda.conv2d_bias_act(torch.zeros(1), None)
+# x (N, H, W, C), weight (K, kh, kw), stride, padding
+CONVOLUTIONS = [
+    ((1, 1, 1, 1), (1, 1, 1), 1, 0),
+    ((2, 5, 7, 3), (5, 3, 3), 1, 1),
+    ((1, 9, 8, 8), (68, 3, 3), 2, 1),
+    ((1, 6, 9, 5), (4, 2, 5), 1, 2),
+    ((1, 5, 6, 4), (3, 5, 1), 3, 4),
+    ((1, 2, 3, 2), (2, 9, 8), 2, 7),
+    ((1, 4, 5, 16), (12, 1, 1), 1, 0),
+    ((0, 4, 4, 3), (2, 3, 3), 1, 0),
+]
+
+
+def convolution(case: tuple, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x, weight, bias and residual."""
+    shape, (channels, *kernel), stride, padding = case
+    x, weight = random(*shape, seed=seed) - 0.5, random(channels, *kernel, shape[3], seed=seed + 1) - 0.5
+    residual = torch.empty(conv2d_shape(shape, weight.shape, stride, padding)).uniform_(-1, 1)
+    return x, weight, random(channels, seed=seed + 2) - 0.5, residual
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(cuda: Run, case: tuple) -> None:
+    x, weight, bias, residual = convolution(case)
+    for optional in ((None, None), (bias, None), (None, residual), (bias, residual)):
+        for relu, scale in ((True, 0.7), (False, -1.5)):
+            arguments = (x, weight, *optional, *case[2:], relu, scale)
+            found, expected = cuda("conv2d_bias_act", *arguments), OPS.conv2d_bias_act(*arguments)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if len(x) == 0:
+        return
+    x[0, 0, 0, 0] = torch.nan  # passes the activation, and reaches the windows that it is in alone
+    arguments = (x, weight, bias, None, *case[2:], True, 1.0)
+    found, expected = cuda("conv2d_bias_act", *arguments), OPS.conv2d_bias_act(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_convolution_from_any_address(cuda: Run) -> None:
+    """A tensor that begins four bytes after a multiple of sixteen."""
+    x, weight, bias, residual = convolution(((1, 5, 4, 8), (6, 3, 3), 1, 1))
+    expected = cuda("conv2d_bias_act", x, weight, bias, residual, 1, 1, True, 0.5)
+    moved_by_one = []
+    for tensor in (x, weight, bias, residual):
+        whole = torch.empty(tensor.numel() + 1)
+        whole[1:] = tensor.flatten()
+        moved_by_one.append(whole[1:].view(tensor.shape))
+    assert torch.equal(cuda("conv2d_bias_act", *moved_by_one, 1, 1, True, 0.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"x": random(4, 4, 3)}, ValueError, r"x must have shape \(N, H, W, C\)"),
+        ({"x": random(1, 4, 4, 3).double()}, TypeError, "x must be float32, got float64"),
+        ({"x": random(1, 4, 3, 4).transpose(2, 3)}, ValueError, "x of shape .* must be C-contiguous"),
+        ({"weight": random(2, 3, 3, 5)}, ValueError, "weight must have shape"),
+        ({"bias": random(3)}, ValueError, "bias must have shape"),
+        ({"residual": random(1, 4, 4, 3)}, ValueError, "residual must have shape"),
+        ({"stride": 0}, ValueError, "stride must lie in 1..1024"),
+        ({"padding": 0, "weight": random(2, 5, 5, 3)}, ValueError, "must fit into the padded input"),
+        ({"scale": float("nan")}, ValueError, "residual_scale must be finite"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_convolution_checks_its_arguments_as_the_cpu_does(cuda: Run, change: dict, error: Any, text: str) -> None:
+    given = {"x": random(1, 4, 4, 3), "weight": random(2, 3, 3, 3), "bias": random(2), "residual": None}
+    arguments = {**given, "stride": 1, "padding": 1, "relu": True, "scale": 1.0, **change}.values()
+    with pytest.raises(error, match=f"conv2d_bias_act: .*{text}"):
+        OPS.conv2d_bias_act(*arguments)
+    with pytest.raises(error, match=f"conv2d_bias_act: .*{text}"):
+        cuda("conv2d_bias_act", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +409,7 @@ def test_graph_capture() -> None:
 @pytest.mark.cuda
 def test_convolution_on_a_device() -> None:
     device_run()
-    x = torch.zeros(1, 4, 4, 3, device="cuda")
-    with pytest.raises(NotImplementedError, match="no CUDA convolution"):
-        OPS.conv2d_bias_act(x, torch.zeros(2, 3, 3, 3, device="cuda"), None, None, 1, 1, True, 1.0)
+    x, weight, bias, residual = moved(convolution(CONVOLUTIONS[1]), "cuda")
+    torch.library.opcheck(OPS.conv2d_bias_act.default, (x, weight, bias, residual, 1, 1, True, 0.5))
+    with pytest.raises(ValueError, match="conv2d_bias_act: weight must lie on a CUDA device, got cpu"):
+        OPS.conv2d_bias_act(x, weight.cpu(), None, None, 1, 1, True, 1.0)

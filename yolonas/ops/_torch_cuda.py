@@ -1,7 +1,7 @@
 """Registers the ops for CUDA tensors: kernels of `yolonas._cuda` on the current stream, without waiting for the device.
 
 Choosing and sorting candidates is done with torch's own top-k on keys that hold score and position, so the order is the
-CPU ops' order. There is no convolution here: its kernel only says so.
+CPU ops' order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 from .. import _native
 from . import _torch
+from .conv import conv2d_shape
 
 Tensor = torch.Tensor
 
@@ -117,11 +118,31 @@ def batched_nms(
 
 
 @_torch.conv2d_bias_act.register_kernel("cuda")
-def conv2d_bias_act(x: Tensor, *_: Any) -> Tensor:
-    raise NotImplementedError(
-        f"conv2d_bias_act: x must lie on the CPU, got {x.device}: this version has no CUDA convolution; use "
-        "torch.nn.functional.conv2d there"
+def conv2d_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: int,
+    padding: int,
+    relu: bool,
+    residual_scale: float,
+) -> Tensor:
+    out = x.new_empty(conv2d_shape(x.shape, weight.shape, stride, padding), dtype=torch.float32)
+    _call(
+        "conv2d_bias_act",
+        x,
+        x.detach(),
+        weight.detach(),
+        None if bias is None else bias.detach(),
+        None if residual is None else residual.detach(),
+        out,
+        stride=stride,
+        padding=padding,
+        relu=relu,
+        residual_scale=residual_scale,
     )
+    return out
 
 
 @_torch.fake_quantize.register_kernel("cuda")
