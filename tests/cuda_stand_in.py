@@ -207,6 +207,17 @@ class Engine:
         queue = self.world.streams[stream]
         queue.add(lambda: self.native.run(x.numpy(), [one.numpy() for one in cls], [one.numpy() for one in reg]))
 
+    def observe(self, x: Any, *totals: Any, stream: int) -> None:
+        self._count("observe", x, totals, stream)
+
+    def channel_sums(self, x: Any, *totals: Any, stream: int) -> None:
+        self._count("channel_sums", x, totals, stream)
+
+    def _count(self, name: str, x: Any, totals: tuple[Any, ...], stream: int) -> None:
+        self._room()
+        assert all(self.world.holds(tensor) for tensor in (x, *totals))
+        self.world.streams[stream].add(lambda: getattr(self.native, name)(x.numpy(), *(one.numpy() for one in totals)))
+
     def detect(
         self, pictures: list[Any], *, detections: Any, counts: Any, class_mask: Any, stream: int, **settings: Any
     ) -> None:
@@ -255,6 +266,14 @@ class Emulated:
         # torch's own work made x
         given = FakeCudaTensor(x.numpy()), [self._there(one) for one in cls], [self._there(one) for one in reg]
         self.world.streams[stream].add(lambda: self.native.run(*given, stream=0))
+
+    def observe(self, *tensors: Any, stream: int) -> None:
+        given = [self._there(tensor) for tensor in tensors]
+        self.world.streams[stream].add(lambda: self.native.observe(*given, stream=0))
+
+    def channel_sums(self, *tensors: Any, stream: int) -> None:
+        given = [self._there(tensor) for tensor in tensors]
+        self.world.streams[stream].add(lambda: self.native.channel_sums(*given, stream=0))
 
     def detect(
         self, pictures: list[Any], *, detections: Any, counts: Any, class_mask: Any, stream: int, **settings: Any

@@ -53,6 +53,26 @@ void run(cuda::Engine& self, const py::object& x, const py::sequence& cls, const
   self.run(x_arg.view(), views(cls_args), views(reg_args), as_stream(stream));
 }
 
+void observe(cuda::Engine& self, const py::object& x, const py::object& counts, const py::object& largest,
+             const py::object& negatives, std::uintptr_t stream) {
+  const char* op = "observe";
+  CudaArgs args(op);
+  const TensorArg x_arg = args.take(x, "x"), counts_arg = args.take(counts, "counts"),
+                  largest_arg = args.take(largest, "largest"), negatives_arg = args.take(negatives, "negatives");
+  check_place(self, args, op);
+  const GilRelease release;
+  self.observe(x_arg.view(), {counts_arg.view(), largest_arg.view(), negatives_arg.view()}, as_stream(stream));
+}
+
+void channel_sums(cuda::Engine& self, const py::object& x, const py::object& sums, std::uintptr_t stream) {
+  const char* op = "channel_sums";
+  CudaArgs args(op);
+  const TensorArg x_arg = args.take(x, "x"), sums_arg = args.take(sums, "sums");
+  check_place(self, args, op);
+  const GilRelease release;
+  self.channel_sums(x_arg.view(), sums_arg.view(), as_stream(stream));
+}
+
 using Pair = std::array<std::int64_t, 2>;  // along (height, width)
 
 void detect(cuda::Engine& self, const py::sequence& pictures, const Pair& frame, const std::vector<Pair>& resized,
@@ -227,6 +247,9 @@ void bind_cuda_engine(py::module_& module) {
            py::arg("offsets"), py::arg("pad_value"), py::arg("swap_channels"), py::arg("mean"), py::arg("divisor"),
            py::arg("conf"), py::arg("top_k"), py::arg("multi_label"), py::arg("class_mask"), py::arg("iou"),
            py::arg("max_det"), py::arg("agnostic"), py::arg("detections"), py::arg("counts"), py::arg("stream"))
+      .def("observe", &observe, py::arg("x"), py::arg("counts"), py::arg("largest"), py::arg("negatives"),
+           py::kw_only(), py::arg("stream"))
+      .def("channel_sums", &channel_sums, py::arg("x"), py::arg("sums"), py::kw_only(), py::arg("stream"))
       .def("plan", &plan, py::arg("height").noconvert(), py::arg("width").noconvert(), py::arg("batch").noconvert() = 1)
       .def("memory", &memory, py::arg("height").noconvert(), py::arg("width").noconvert(),
            py::arg("batch").noconvert() = 1)

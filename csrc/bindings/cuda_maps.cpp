@@ -152,6 +152,18 @@ void observe_map(const py::object& x, const py::object& counts, const py::object
                     largest_arg.view().as<unsigned>(), negatives_arg.view().as<unsigned long long>(), queue_of(stream));
 }
 
+void add_channel_sums(const py::object& x, const py::object& sums, std::uintptr_t stream) {
+  const char* op = "_add_channel_sums";
+  CudaArgs args(op);
+  const Map from(args, x, op, "x");
+  from.check_type(op, "x", cuda::Elem::s8);
+  const TensorArg sums_arg = args.take(sums, "sums");
+  check_output(sums_arg.view(), op, "sums", DType::s64, {from.view.channels}, "(C,)");
+  const GilRelease release;
+  const cuda::DeviceGuard guard(op, args.device());
+  cuda::add_channel_sums(from.view, from.pixels(), sums_arg.view().as<std::int64_t>(), queue_of(stream));
+}
+
 // weight (K, k, k, C), or (2, 2, K, C) of a transposed convolution; bias of all of its columns, 4 * K of such a one.
 void conv_f32(const py::object& x, const py::object& weight, const py::object& bias, const py::object& residual,
               const py::object& out, int stride, int pad, bool relu, double residual_scale, bool transposed,
@@ -224,6 +236,7 @@ void bind_cuda_maps(py::module_& module) {
   module.def("_max_pool5", max_pool5, py::arg("x"), py::arg("out"), py::kw_only(), py::arg("stream"));
   module.def("_observe_map", observe_map, py::arg("x"), py::arg("counts"), py::arg("largest"), py::arg("negatives"),
              py::kw_only(), py::arg("stream"));
+  module.def("_add_channel_sums", add_channel_sums, py::arg("x"), py::arg("sums"), py::kw_only(), py::arg("stream"));
   module.def("_conv_f32", conv_f32, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
              py::arg("out"), py::kw_only(), py::arg("stride"), py::arg("pad"), py::arg("relu"),
              py::arg("residual_scale"), py::arg("transposed"), py::arg("stream"));

@@ -17,21 +17,11 @@
 #include "cpu/letterbox.h"
 #include "cpu/post.h"
 #include "engine/arena.h"
+#include "engine/arguments.h"
 #include "engine/graph.h"
 #include "ops/detect.h"
 
 namespace yolonas::cpu {
-
-// What `observe` adds to: a row for the input and one per step. Sums and maxima, so that neither the order of the
-// pictures, nor how they come in batches, nor the number of threads changes a bit.
-struct Histograms {
-  static constexpr std::int64_t kBins = 1 << 15;
-
-  TensorView counts;     // int64 (1 + steps, kBins): values by the upper 16 bits of |value| as float32: 8 of the
-                         // exponent, 7 of the mantissa. From bin 0x7f80 on they are not finite
-  TensorView largest;    // float32 (1 + steps,): largest finite magnitude
-  TensorView negatives;  // int64 (1 + steps,): values below 0
-};
 
 // All functions may be called from several threads at once. A run holds no lock, and allocates nothing when its size
 // was seen before and no more runs are under way than then. Results are the same bits for any number of threads, place
@@ -49,7 +39,7 @@ class Engine {
   // Runs without outputs, and adds the values of the input and of the view that each step writes to the histograms,
   // which must not overlap x or each other.
   // For networks of floats only.
-  void observe(const TensorView& x, const Histograms& histograms);
+  void observe(const TensorView& x, const engine::Histograms& histograms);
 
   // Runs without outputs, and adds up what each step writes as int8, channel by channel. sums: int64 (total,), the
   // output channels of step 0, of step 1, ...; those of steps that write float32 stay as they are. Must not overlap x.

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/check.h"
 #include "core/parallel.h"
 #include "cpu/engine.h"
 
 namespace yolonas::cpu {
 namespace {
+
+using engine::Histograms;
 
 constexpr const char* kOp = "observe";
 constexpr std::int64_t kBins = Histograms::kBins;
@@ -117,27 +118,12 @@ void add_map(const Map& map, std::int64_t row, std::vector<Tally>& tallies, cons
   }
 }
 
-void check_histograms(const TensorView& x, const Histograms& histograms, std::int64_t rows) {
-  check_output(histograms.counts, kOp, "counts", DType::s64, {rows, kBins}, "(1 + steps, bins)");
-  check_output(histograms.largest, kOp, "largest", DType::f32, {rows}, "(1 + steps,)");
-  check_output(histograms.negatives, kOp, "negatives", DType::s64, {rows}, "(1 + steps,)");
-  const TensorView* all[] = {&x, &histograms.counts, &histograms.largest, &histograms.negatives};
-  for (int i = 1; i < 4; ++i) {
-    for (int j = 0; j < i; ++j) {
-      YN_CHECK(!overlap(*all[i], *all[j]), kOp, ": counts, largest and negatives must not overlap x or each other");
-    }
-  }
-}
-
 }  // namespace
 
 void Engine::channel_sums(const TensorView& x, const TensorView& sums) {
   const char* op = "channel_sums";
   const engine::InputSize size = check_input(x, op);
-  std::int64_t total = 0;
-  for (const engine::Step& step : graph_.steps) total += step.output.channels;
-  check_output(sums, op, "sums", DType::s64, {total}, "(total,)");
-  YN_CHECK(!overlap(x, sums), op, ": sums must not overlap x");
+  engine::check_channel_sums(graph_, x, sums, op);
   Outputs outputs;
   const std::vector<engine::Memory> memory = spare_outputs(size, outputs);
   run_parts(size, x.as<const float>(), outputs, [&](const Plan& plan, Context& context) {
@@ -163,10 +149,7 @@ void Engine::channel_sums(const TensorView& x, const TensorView& sums) {
 
 void Engine::observe(const TensorView& x, const Histograms& histograms) {
   const engine::InputSize size = check_input(x, kOp);
-  for (const engine::Buffer& buffer : graph_.buffers) {
-    YN_CHECK(!buffer.is_int8(), kOp, ": the network must compute with floats only, got one with int8");
-  }
-  check_histograms(x, histograms, static_cast<std::int64_t>(graph_.steps.size()) + 1);
+  engine::check_histograms(graph_, x, histograms, kOp);
   Outputs outputs;
   const std::vector<engine::Memory> memory = spare_outputs(size, outputs);
   std::vector<Tally> tallies;

@@ -105,9 +105,7 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
   make_room(state, !capturing);
   const Pointers places = pointers(state);
   begin(stream, capturing);
-  const engine::View input{network_.input, 0, network_.buffers[at(network_.input)].pixel};
-  convert_map(dense(x.as<float>(), graph_.buffers[0].channels), network_.view(input, places.buffers[at(input.buffer)]),
-              size.pictures * size.height * size.width, network_.input_factor, {stream, false});
+  queue_input(state.plan, places, x, stream);
   queue_network(state, nullptr, stream, capturing);
   std::vector<MapCopy> copies;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -147,6 +145,51 @@ void Engine::detect(const DetectRequest& request, Stream stream) {
                             {dense(reinterpret_cast<float*>(detect.counts.data()), 2),
                              static_cast<float*>(request.counts.data), size.pictures}};
   copy_maps(copies, 2, {stream, false});
+  end(stream, capturing);
+}
+
+void Engine::observe(const TensorView& x, const engine::Histograms& histograms, Stream stream) {
+  const char* op = "observe";
+  const engine::InputSize size = engine::check_input(graph_, x, op);
+  engine::check_histograms(graph_, x, histograms, op);
+  const auto add = [&](std::size_t row, const MapView& map, std::int64_t pixels) {
+    observe_map(map, pixels, histograms.counts.as<unsigned long long>() + at(engine::Histograms::kBins) * row,
+                histograms.largest.as<unsigned>() + row, histograms.negatives.as<unsigned long long>() + row,
+                {stream, false});
+  };
+  run_watched(op, x, size, stream, [&](std::size_t step, const MapView& map, std::int64_t pixels) {
+    if (step == 0) add(0, dense(x.as<float>(), graph_.buffers[0].channels), size.pictures * size.height * size.width);
+    add(step + 1, map, pixels);
+  });
+}
+
+void Engine::channel_sums(const TensorView& x, const TensorView& sums, Stream stream) {
+  const char* op = "channel_sums";
+  const engine::InputSize size = engine::check_input(graph_, x, op);
+  engine::check_channel_sums(graph_, x, sums, op);
+  std::int64_t* to = sums.as<std::int64_t>();
+  run_watched(op, x, size, stream, [&](std::size_t, const MapView& map, std::int64_t pixels) {
+    if (map.elem == Elem::s8) add_channel_sums(map, pixels, to, {stream, false});
+    to += map.channels;
+  });
+}
+
+void Engine::run_watched(const char* op, const TensorView& x, const engine::InputSize& size, Stream stream,
+                         const Look& look) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const DeviceGuard device(op, options_.device);
+  const bool capturing = is_capturing(stream);
+  PlanState& state = state_for(size, !capturing);
+  make_room(state, !capturing);
+  const Pointers places = pointers(state);
+  begin(stream, capturing);
+  queue_input(state.plan, places, x, stream);
+  for (std::size_t i = 0; i < graph_.steps.size(); ++i) {
+    queue_step(state.plan, places, i, {stream, false});
+    // Of the graph: the network's may have zeros beside it.
+    const engine::View& view = graph_.steps[i].output;
+    look(i, network_.view(view, places.buffers[at(view.buffer)]), state.plan.pixels(static_cast<int>(view.buffer)));
+  }
   end(stream, capturing);
 }
 
@@ -313,6 +356,12 @@ void Engine::queue_step(const NetworkPlan& plan, const Pointers& places, std::si
     case Work::convert:
       return convert_map(view(step.x), view(step.y), plan.pixels(static_cast<int>(step.y.buffer)), step.factor, queue);
   }
+}
+
+void Engine::queue_input(const NetworkPlan& plan, const Pointers& places, const TensorView& x, Stream stream) const {
+  const engine::View input{network_.input, 0, network_.buffers[at(network_.input)].pixel};
+  convert_map(dense(x.as<float>(), graph_.buffers[0].channels), network_.view(input, places.buffers[at(input.buffer)]),
+              plan.size.pictures * plan.size.height * plan.size.width, network_.input_factor, {stream, false});
 }
 
 // All on one stream, in their order.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -14,6 +15,7 @@
 #include "cuda/detect.h"
 #include "cuda/plan.h"
 #include "cuda/runtime.h"
+#include "engine/arguments.h"
 #include "engine/graph.h"
 #include "ops/detect.h"
 
@@ -64,6 +66,16 @@ class Engine {
 
   // Letterbox, run and detections in one, all in memory of the device; see detect.h and DetectRequest.
   void detect(const DetectRequest& request, Stream stream);
+
+  // Runs without outputs, and adds the values of x and of the view that each step writes to the histograms, which must
+  // not overlap x or each other. Queued step by step, on the caller's stream. For networks of floats only, in float32
+  // or as they are rounded to float16. Values that are not finite are counted as such, those of x too.
+  void observe(const TensorView& x, const engine::Histograms& histograms, Stream stream);
+
+  // Runs without outputs, and adds up what each step writes as int8, channel by channel. sums: int64 (total,), the
+  // output channels of step 0, of step 1, ...; those of steps that write floats stay as they are. Must not overlap x.
+  // Queued as `observe`.
+  void channel_sums(const TensorView& x, const TensorView& sums, Stream stream);
 
   std::vector<StepInfo> plan(const engine::InputSize& size);
 
@@ -132,6 +144,11 @@ class Engine {
 
   void queue_step(const NetworkPlan& plan, const Pointers& at, std::size_t step, Queue queue) const;
   void queue_steps(const NetworkPlan& plan, const Pointers& at, Stream stream) const;
+  void queue_input(const NetworkPlan& plan, const Pointers& at, const TensorView& x, Stream stream) const;
+  // Queues the steps of the graph one after another. look(index, map, pixels) queues what is to be done with what the
+  // step has written, on the same stream.
+  using Look = std::function<void(std::size_t, const MapView&, std::int64_t)>;
+  void run_watched(const char* op, const TensorView& x, const engine::InputSize& size, Stream stream, const Look& look);
   GraphExec capture(const PlanState& state, const DetectState* detect, bool overlap);
   void queue_network(PlanState& state, DetectState* detect, Stream stream, bool capturing);
   std::vector<std::vector<double>> timed(PlanState& state, int rounds);

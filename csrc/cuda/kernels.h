@@ -81,10 +81,13 @@ void convert_map(const MapView& x, const MapView& y, std::int64_t pixels, float 
 void max_pool5(const MapView& x, const MapView& y, int batch, int h, int w, Queue queue);
 
 // Adds the values of a float32 or float16 map to a histogram over the upper 16 bits of |value| as float32 (as
-// Histograms in cpu/engine.h): counts [1 << 15], *largest the largest finite magnitude (as its bits; starts from what
-// is there), *negatives how many are below 0. Integer sums, so any order gives the same.
+// Histograms in engine/arguments.h): counts [1 << 15], *largest the largest finite magnitude (as its bits; starts from
+// what is there), *negatives how many are below 0. Integer sums, so any order gives the same.
 void observe_map(const MapView& x, std::int64_t pixels, unsigned long long* counts, unsigned* largest,
                  unsigned long long* negatives, Queue queue);
+
+// sums[c] += x[p][c] over all pixels, c < x.channels, of an int8 map. Integer sums, so any order gives the same.
+void add_channel_sums(const MapView& x, std::int64_t pixels, std::int64_t* sums, Queue queue);
 
 // The tensor seen as [outer][channels][inner], element i has scale[i / inner % channels]. Scales must be positive and
 // finite: they are not looked at, others give meaningless values. In place allowed. One thread an element.

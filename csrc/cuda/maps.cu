@@ -254,6 +254,54 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr std::int64_t kObserveBlocks = 2048;  // fill the device; more would only end in more atomic sums
 
+// --- channel sums ---
+
+constexpr int kSumChannels = 256;  // of a block at most; grid.y takes them in turn
+constexpr int kSumPart = Piece<std::int8_t>::kCount;
+static_assert(kSumChannels == kThreads);  // a thread each at the beginning and at the end
+
+// A thread adds up 16 channels of some pixels, a block all that its threads have, in 64 bits. Those of a thread fit
+// 32: it would take 2^24 pixels to reach the end, more than any device has memory for with this many threads.
+__global__ void __launch_bounds__(kThreads)
+    channel_sums_kernel(const std::int8_t* x, int channels, int pixel_step, bool pieces, std::int64_t pixels,
+                        int per_block, std::int64_t* sums) {
+  __shared__ unsigned long long totals[kSumChannels];
+  totals[threadIdx.x] = 0;
+  __syncthreads();
+  let_next_begin();
+  wait_for_previous();
+  const int first = static_cast<int>(blockIdx.y) * kSumChannels;
+  const int own = min(channels - first, kSumChannels);
+  const int parts = (own + kSumPart - 1) / kSumPart;
+  const int lane = static_cast<int>(threadIdx.x) / parts, c = static_cast<int>(threadIdx.x) % parts * kSumPart;
+  if (lane < per_block) {
+    int added[kSumPart] = {};
+    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * per_block;
+    for (std::int64_t pixel = static_cast<std::int64_t>(blockIdx.x) * per_block + lane; pixel < pixels; pixel += step) {
+      const std::int8_t* const from = x + pixel * pixel_step + first + c;
+      if (pieces && c + kSumPart <= own) {
+        const Piece<std::int8_t> piece = Piece<std::int8_t>::load(from);
+#pragma unroll
+        for (int i = 0; i < kSumPart; ++i) added[i] += piece.at[i];
+      } else {
+#pragma unroll
+        for (int i = 0; i < kSumPart; ++i) added[i] += c + i < own ? from[i] : 0;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kSumPart; ++i) {  // a negative number comes to the same in unsigned ones of 64 bits
+      if (c + i < own && added[i] != 0) {
+        atomicAdd(totals + c + i, static_cast<unsigned long long>(static_cast<long long>(added[i])));
+      }
+    }
+  }
+  __syncthreads();
+  const int at = static_cast<int>(threadIdx.x);
+  if (at < own && totals[at] != 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(sums + first + at), totals[at]);
+  }
+}
+
 }  // namespace
 
 void convert_map(const MapView& x, const MapView& y, std::int64_t pixels, float factor, Queue queue) {
@@ -308,6 +356,17 @@ void observe_map(const MapView& x, std::int64_t pixels, unsigned long long* coun
   } else {
     run(__half{});
   }
+}
+
+void add_channel_sums(const MapView& x, std::int64_t pixels, std::int64_t* sums, Queue queue) {
+  if (pixels <= 0 || x.channels <= 0) return;
+  const int widest = std::min(x.channels, kSumChannels);
+  const int per_block = kThreads / ((widest + kSumPart - 1) / kSumPart);
+  const std::int64_t blocks = (pixels - 1) / per_block + 1;
+  const dim3 grid(static_cast<unsigned>(std::min({blocks, kObserveBlocks, kMaxBlocks})),
+                  static_cast<unsigned>((x.channels - 1) / kSumChannels + 1));
+  launch_grid("channel_sums", queue, grid, kThreads, 0, channel_sums_kernel, static_cast<const std::int8_t*>(x.data),
+              x.channels, x.pixel, in_pieces(x), pixels, per_block, sums);
 }
 
 }  // namespace yolonas::cuda

@@ -11,6 +11,30 @@ InputSize check_input(const Graph& graph, const TensorView& x, const char* op) {
   return size;
 }
 
+void check_histograms(const Graph& graph, const TensorView& x, const Histograms& histograms, const char* op) {
+  for (const Buffer& buffer : graph.buffers) {
+    YN_CHECK(!buffer.is_int8(), op, ": the network must compute with floats only, got one with int8");
+  }
+  const std::int64_t rows = static_cast<std::int64_t>(graph.steps.size()) + 1;
+  check_output(histograms.counts, op, "counts", DType::s64, {rows, Histograms::kBins}, "(1 + steps, bins)");
+  check_output(histograms.largest, op, "largest", DType::f32, {rows}, "(1 + steps,)");
+  check_output(histograms.negatives, op, "negatives", DType::s64, {rows}, "(1 + steps,)");
+  const TensorView* all[] = {&x, &histograms.counts, &histograms.largest, &histograms.negatives};
+  for (int i = 1; i < 4; ++i) {
+    for (int j = 0; j < i; ++j) {
+      YN_CHECK(!yolonas::overlap(*all[i], *all[j]), op,
+               ": counts, largest and negatives must not overlap x or each other");
+    }
+  }
+}
+
+void check_channel_sums(const Graph& graph, const TensorView& x, const TensorView& sums, const char* op) {
+  std::int64_t total = 0;
+  for (const Step& step : graph.steps) total += step.output.channels;
+  check_output(sums, op, "sums", DType::s64, {total}, "(total,)");
+  YN_CHECK(!yolonas::overlap(x, sums), op, ": sums must not overlap x");
+}
+
 std::vector<float*> check_outputs(const Graph& graph, const TensorView& x, const std::vector<TensorView>& cls,
                                   const std::vector<TensorView>& reg, const char* op) {
   const std::size_t levels = graph.levels.size();

@@ -175,6 +175,21 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return all(np.array_equal(bits(a), bits(b)) for a, b in zip(first, second, strict=True))
 
 
+def values_of_steps(graph: Graph, x: np.ndarray) -> list[np.ndarray]:
+    """The input, and what each step writes: the steps up to it as a network whose outputs are this step's."""
+    buffers, steps, _ = graph
+    found = [x]
+    for index, step in enumerate(steps):
+        buffer, offset, channels = step["output"]
+        down = buffers[buffer][0]
+        split = {"cls": (buffer, offset, channels - 1), "reg": (buffer, offset + channels - 1, 1)}
+        part = (buffers, steps[: index + 1], [{**split, "stride": 1 << down}])
+        cls, reg = outputs_for(part, x)
+        make(part).run(x, cls, reg)
+        found.append(np.concatenate([*cls, *reg], axis=3))
+    return found
+
+
 GRAPH = graph()
 DETECTOR = detector()
 CONVOLUTIONS = [step["name"] for step in GRAPH[1] if step["op"] == "conv"]

@@ -29,6 +29,7 @@ from yolonas import _native
 from yolonas.lowering import lower
 from yolonas.nn import YoloNAS, fuse_
 from yolonas.preprocess import Preprocess
+from yolonas.quantization.histogram import BINS, EDGES, FINITE, Histogram
 from yolonas.quantized_graph import quantized_graph
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,12 @@ class Emulated:
         sent = [[FakeCudaTensor(one) for one in level] for level in (cls, reg)]
         engine.run(FakeCudaTensor(harness.guarded(x)), *sent, stream=0)
         return [level for pair in zip(cls, reg, strict=True) for level in pair]
+
+    def count(self, name: str, engine: Any, x: np.ndarray, *totals: np.ndarray) -> list[np.ndarray]:
+        """The totals after `observe` or `channel_sums`, by its name."""
+        counted = [harness.guarded(one) for one in totals]
+        getattr(engine, name)(FakeCudaTensor(harness.guarded(x)), *map(FakeCudaTensor, counted), stream=0)
+        return counted
 
     def detect(self, engine: Any, pictures: list[np.ndarray], **changes: Any) -> list[np.ndarray]:
         given = detect_arguments(pictures, **changes)
@@ -90,6 +97,11 @@ class OnDevice:
         cls, reg = outputs_for(graph, x, lambda shape, _: self.torch.full(shape, np.nan, device="cuda"))
         engine.run(self.sent(x), cls, reg, stream=self.stream())
         return [level.cpu().numpy() for pair in zip(cls, reg, strict=True) for level in pair]
+
+    def count(self, name: str, engine: Any, x: np.ndarray, *totals: np.ndarray) -> list[np.ndarray]:
+        counted = [self.sent(one) for one in totals]
+        getattr(engine, name)(self.sent(x), *counted, stream=self.stream())
+        return [one.cpu().numpy() for one in counted]
 
     def detect(self, engine: Any, pictures: list[np.ndarray], **changes: Any) -> list[np.ndarray]:
         given = detect_arguments(pictures, **changes)
@@ -166,8 +178,7 @@ def test_float_steps_among_integers(cuda: Any) -> None:
     assert_close_integers(cuda.run(cuda.make(INT8), INT8, x), int8_graphs.interpret(INT8, x)[0])
 
 
-def test_an_input_that_several_steps_read(cuda: Any) -> None:
-    """Then it is kept as float32, and quantised by a step."""
+def shared_input() -> Graph:
     scale = 0.02
     steps = [
         convert("quantize", "in", (0, 0, 3), (1, 0, 4)),
@@ -175,8 +186,12 @@ def test_an_input_that_several_steps_read(cuda: Any) -> None:
         conv("float", (0, 0, 3), (3, 0, 16), 3, 2),
     ]
     outputs = [{"cls": (2, 0, 16), "reg": (3, 0, 16), "stride": 2}]
-    graph = [(0, 3), (0, 4, scale), (1, 16), (1, 16)], steps, outputs
-    x = picture(2, 6, 8)
+    return [(0, 3), (0, 4, scale), (1, 16), (1, 16)], steps, outputs
+
+
+def test_an_input_that_several_steps_read(cuda: Any) -> None:
+    """Then it is kept as float32, and quantised by a step."""
+    graph, x = shared_input(), picture(2, 6, 8)
     found, expected = cuda.run(cuda.make(graph), graph, x), on_cpu(graph, x)
     assert same(found[:1], expected[:1])
     assert_close(found[1:], expected[1:])
@@ -232,6 +247,130 @@ def test_a_whole_network(cuda: Any, kind: str) -> None:
     else:
         assert_close(first, expected, half=kind == "float16")
     assert same(cuda.run(engine, whole, x), first)
+
+
+# --- what it counts ---
+
+
+def no_values(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = 1 + len(graph[1])
+    return np.zeros((rows, BINS), np.int64), np.zeros(rows, np.float32), np.zeros(rows, np.int64)
+
+
+def assert_counted(found: list[np.ndarray], values: list[np.ndarray], tolerance: float) -> None:
+    """Each count up to the edge of a bin is one of values that are nearly these, those of the input are exact."""
+    counts, largest, negatives = found
+    assert len(counts) == len(values)
+    assert np.array_equal(counts[0], Histogram.from_values(values[0]).counts)
+    for row, one in enumerate(values):
+        magnitudes = np.sort(np.abs(one.astype(np.float64)), axis=None)
+        near = tolerance * magnitudes[-1] if row else 0.0
+        below = np.cumsum(counts[row][:FINITE])
+        assert counts[row].sum() == below[-1] == one.size
+        assert (below >= np.searchsorted(magnitudes, EDGES[1:] - near)).all(), row
+        assert (below <= np.searchsorted(magnitudes, EDGES[1:] + near)).all(), row
+        assert abs(largest[row] - magnitudes[-1]) <= near
+        assert np.count_nonzero(one < -near) <= negatives[row] <= np.count_nonzero(one < near), row
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 48, 32)], ids=str)
+def test_values_of_every_step_are_counted(cuda: Any, shape: tuple[int, int, int], half: bool) -> None:
+    x = picture(*shape)
+    values = engine_graphs.values_of_steps(GRAPH, x)
+    engine = cuda.make(GRAPH, half=half)
+    found = cuda.count("observe", engine, x, *no_values(GRAPH))
+    assert_counted(found, values, TOLERANCE[half])
+    twice = cuda.count("observe", engine, x, *found)
+    for one, other, factor in zip(twice, found, (2, 1, 2), strict=True):
+        assert np.array_equal(one, factor * other)
+    engine._guard_buffers(True)
+    assert same(cuda.count("observe", engine, x, *no_values(GRAPH)), found)
+
+
+def test_counts_are_the_same_however_pictures_come_in_batches(cuda: Any) -> None:
+    x, totals, engine = picture(3, 32, 16), no_values(GRAPH), cuda.make(GRAPH)
+    whole = cuda.count("observe", engine, x, *totals)
+    for one in (x[2:], x[:2]):
+        totals = cuda.count("observe", engine, one.copy(), *totals)
+    assert same(totals, whole)
+
+
+def test_counting_and_running_in_turn(cuda: Any) -> None:
+    """The same bits as alone, whatever was captured before."""
+    x, other = picture(1, 32, 16), picture(2, 16, 16, seed=3)
+    engine = cuda.make(GRAPH)
+    outputs, counted = cuda.run(engine, GRAPH, x), cuda.count("observe", engine, x, *no_values(GRAPH))
+    for _ in range(2):
+        cuda.count("observe", engine, other, *no_values(GRAPH))
+        assert same(cuda.run(engine, GRAPH, x), outputs)
+        assert same(cuda.count("observe", engine, x, *no_values(GRAPH)), counted)
+    assert engine.graph_count == 1
+
+
+def test_values_that_are_not_finite_are_counted(cuda: Any) -> None:
+    x = picture(1, 16, 16)
+    x[0, 3, 4] = [np.nan, np.inf, -np.inf]
+    counts, largest, negatives = cuda.count("observe", cuda.make(GRAPH), x, *no_values(GRAPH))
+    expected = Histogram.from_values(x)
+    assert np.array_equal(counts[0], expected.counts)
+    assert counts[0, FINITE:].sum() == 3
+    assert (largest[0], negatives[0]) == (np.float32(expected.largest), expected.negatives)
+    assert counts[1, FINITE:].sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 48, 32)], ids=str)
+def test_channel_sums(cuda: Any, shape: tuple[int, int, int]) -> None:
+    x = picture(*shape)
+    _, written = int8_graphs.interpret(INTEGERS, x)
+    expected = [
+        level.sum(axis=(0, 1, 2), dtype=np.int64) if level.dtype == np.int8 else np.zeros(level.shape[-1], np.int64)
+        for level in written
+    ]
+    assert any((one < 0).any() for one in expected)
+    sums = np.ones(sum(map(len, expected)), np.int64)
+    engine = cuda.make(INTEGERS)
+    for turn in (1, 2):
+        (sums,) = cuda.count("channel_sums", engine, x, sums)
+        assert np.array_equal(sums, 1 + turn * np.concatenate(expected))
+
+
+def test_channel_sums_of_an_input_that_several_steps_read(cuda: Any) -> None:
+    graph, x = shared_input(), picture(2, 6, 8)
+    expected = np.zeros(36, np.int64)
+    harness.native().Engine(*graph).channel_sums(x, expected)
+    (found,) = cuda.count("channel_sums", cuda.make(graph), x, np.zeros(36, np.int64))
+    assert np.array_equal(found, expected)
+    assert expected[:3].all()
+    assert not expected[3:].any()  # float outputs, and the channel that fills up
+
+
+def test_counts_that_do_not_fit(emulator: Emulated) -> None:
+    x = FakeCudaTensor(picture(1, 16, 16))
+    engine, good = emulator.make(GRAPH), list(map(FakeCudaTensor, no_values(GRAPH)))
+    counts, largest, negatives = good
+    for arguments, error, text in (
+        ((picture(1, 16, 16), *good), ValueError, "observe: x must lie on a CUDA device, got cpu"),
+        ((x, no_values(GRAPH)[0], largest, negatives), ValueError, "observe: counts must lie on a CUDA device"),
+        ((FakeCudaTensor(picture(1, 16, 8)), *good), ValueError, "observe: .* multiples of 16"),
+        ((x, FakeCudaTensor(counts.array[1:]), largest, negatives), ValueError, "observe: counts must have shape"),
+        ((x, counts, negatives, negatives), TypeError, "observe: largest must be float32, got int64"),
+        ((x, counts, largest, FakeCudaTensor(counts.array[0, : len(largest.array)])), ValueError, "must not overlap"),
+    ):
+        with pytest.raises(error, match=text):
+            engine.observe(*arguments, stream=0)
+    moved = [FakeCudaTensor(one, device=1) for one in (picture(1, 16, 16), *no_values(GRAPH))]
+    with pytest.raises(ValueError, match="observe: tensors must lie on the engine's device, cuda:0, got cuda:1"):
+        engine.observe(*moved, stream=0)
+    with pytest.raises(ValueError, match="observe: the network must compute with floats only, got one with int8"):
+        emulator.make(INT8).observe(x, *good, stream=0)
+    integers = emulator.make(INTEGERS)
+    for total, error, text in (
+        (np.zeros(3, np.int64), ValueError, r"channel_sums: sums must have shape \(total,\)"),
+        (np.zeros(3, np.int32), TypeError, "channel_sums: sums must be int64"),
+    ):
+        with pytest.raises(error, match=text):
+            integers.channel_sums(x, FakeCudaTensor(total), stream=0)
 
 
 # --- memory and graphs ---

@@ -7,17 +7,20 @@ from types import ModuleType
 from typing import Any
 
 import cuda_stand_in
+import cv2
 import numpy as np
 import pytest
 import torch
 from cuda_stand_in import World
 from emulated_cuda import build
 from golden_recipe import fill_
+from quantized_networks import narrow, quantize_, sixteens
 from quantized_networks import picture as noise
-from quantized_networks import quantize_
 
 from yolonas import NAS
+from yolonas.config import VARIANTS
 from yolonas.cuda_engine import CudaEngine
+from yolonas.lowering import lower
 from yolonas.nn import YoloNAS, fuse_
 
 pytestmark = pytest.mark.slow
@@ -83,3 +86,48 @@ def test_on_device_and_compiled_files(world: World, tmp_path: Path) -> None:
     detections, counts = detect(world.put(planes))
     (other,) = compiled.predict(torch.from_numpy(planes), device="cpu", **QUICK)
     assert_like(detections[0, : int(counts[0])].numpy(), other.boxes.data, 5e-3, 0.5)
+
+
+def scales_of(nas: NAS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of activations and of weights, and the biases."""
+    steps = [step for step in lower(nas.model).steps if "weight" in step]
+    weights = np.concatenate([step["weight_scale"] for step in steps])
+    return np.array(list(nas.model.activation_scales.values())), weights, np.concatenate([s["bias"] for s in steps])
+
+
+@pytest.mark.parametrize("method", ["max", "mse"])
+def test_quantize(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
+    """The network that the CPU makes, up to values that rounding moves into the next bin of a histogram."""
+    detector = NAS(narrow("s", width=sixteens))
+    monkeypatch.setitem(VARIANTS, "narrow", detector.model.variant)
+    monkeypatch.chdir(tmp_path)
+    more = {"correct_bias": True, "sensitivity": True} if method == "max" else {"correct_bias": False}
+    options = {
+        "imgsz": 64,
+        "batch": 2,
+        "method": method,
+        "equalize": False,
+        "sensitivity_n": 1,
+        "verbose": False,
+        **more,
+    }
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(paths[-1]), PICTURES[number % 2] // (1 + number))
+    expected = detector.quantize(data=paths, device="cpu", **options)
+    found = detector.quantize(data=paths, device=0, **options)
+    assert list(found.model.activation_scales) == list(expected.model.activation_scales)
+    (scales, weights, biases), (other_scales, other_weights, other_biases) = scales_of(found), scales_of(expected)
+    np.testing.assert_allclose(scales, other_scales, rtol=1e-4 if method == "max" else 2 / 128)
+    assert np.mean(np.isclose(scales, other_scales, rtol=1e-4)) > 0.9
+    assert np.array_equal(weights, other_weights)
+    np.testing.assert_allclose(biases, other_biases, rtol=0, atol=1e-3 * np.abs(other_biases).max())
+    assert found.card.machine["device"] == "Stand-in"
+    assert found.card.applied == expected.card.applied
+    for one, other in zip(found.card.trials, expected.card.trials, strict=True):
+        np.testing.assert_allclose(one.scores.sqnr, other.scores.sqnr, atol=0.5)  # dB
+    order = {loss.name: loss.sqnr.worst for loss in expected.card.sensitivity}
+    for loss in found.card.sensitivity:
+        assert abs(loss.sqnr.worst - order[loss.name]) < 1.0
+    assert len(found.card.sensitivity) == len(order) == (found.card.layers if method == "max" else 0)

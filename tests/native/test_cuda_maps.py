@@ -320,6 +320,32 @@ def bins(values: Array) -> Array:
     return (np.ascontiguousarray(values).view(np.uint32) >> 16 & 0x7FFF).reshape(-1).astype(np.int64)
 
 
+# --- channel sums ---
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((1, 3, 5), (0, 3, 3)),
+        ((2, 9, 8), (16, 48, 64)),
+        ((1, 7, 7), (0, 304, 304)),
+        ((2, 40, 33), (3, 22, 24)),
+        ((1, 2, 3), (1, 600, 601)),
+        ((0, 1, 1), (0, 16, 16)),
+        ((1, 1, 1), (0, 1, 1)),
+    ],
+    ids=str,
+)
+def test_add_channel_sums(run: Run, shape: tuple[int, int, int], channels: tuple[int, int, int]) -> None:
+    first, stop, whole = channels
+    x = Channels(random(5, *shape, whole, dtype=np.int8), first, stop)
+    x.array[:, ::2] = -128
+    sums = np.arange(stop - first) * (1 << 33)
+    expected = sums + x.array.sum(axis=(0, 1, 2), dtype=np.int64)
+    run("_add_channel_sums", x, sums)
+    assert np.array_equal(sums, expected)
+
+
 # --- the float32 convolution ---
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_graphs import CONVOLUTIONS, GRAPH, Graph, graph, make, outputs_for, picture, run, same
+from engine_graphs import CONVOLUTIONS, GRAPH, Graph, graph, make, picture, run, same, values_of_steps
 from harness import ISAS, bits, guarded, guarded_empty, hostile_values, native, runs_here, using_isa, using_threads
 
 from yolonas.quantization.histogram import BINS, Histogram
@@ -35,21 +35,6 @@ def observe(engine: Any, *batches: np.ndarray, rows: int = ROWS) -> Arrays:
     for x in batches:
         engine.observe(x, *arrays)
     return arrays
-
-
-def values_of_steps(graph: Graph, x: np.ndarray) -> list[np.ndarray]:
-    """The input, and what each step writes: the steps up to it as a network whose outputs are this step's."""
-    buffers, steps, _ = graph
-    found = [x]
-    for index, step in enumerate(steps):
-        buffer, offset, channels = step["output"]
-        down = buffers[buffer][0]
-        split = {"cls": (buffer, offset, channels - 1), "reg": (buffer, offset + channels - 1, 1)}
-        part = (buffers, steps[: index + 1], [{**split, "stride": 1 << down}])
-        cls, reg = outputs_for(part, x)
-        make(part).run(x, cls, reg)
-        found.append(np.concatenate([*cls, *reg], axis=3))
-    return found
 
 
 def assert_counted(found: Arrays, values: list[np.ndarray]) -> None:
