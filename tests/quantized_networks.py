@@ -15,15 +15,20 @@ from yolonas.nn import YoloNAS, fuse_
 from yolonas.quantization.reference import run_fake_quantized
 
 
-def narrow(name: str, num_classes: int = 3) -> YoloNAS:
+def sixteens(width: int) -> int:
+    """A sixth, in sixteens: CUDA kernels read int8 channels by so many."""
+    return max(16, width // 96 * 16)
+
+
+def narrow(name: str, num_classes: int = 3, width: Callable[[int], int] = lambda width: width // 8) -> YoloNAS:
     """A network as deep as "s", "m" or "l", and much narrower, in folded form."""
 
     def less(stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
-        return tuple(replace(stage, channels=stage.channels // 8, hidden=stage.hidden // 8) for stage in stages)
+        return tuple(replace(stage, channels=width(stage.channels), hidden=width(stage.hidden)) for stage in stages)
 
     whole = VARIANTS[name]
     parts = {part: less(getattr(whole, part)) for part in ("backbone", "up", "down")}
-    heads = tuple(width // 8 for width in whole.heads)
+    heads = tuple(map(width, whole.heads))
     variant = replace(whole, name="narrow", **parts, heads=heads)  # type: ignore[arg-type]
     return fuse_(fill_(YoloNAS(variant, num_classes=num_classes)).eval())  # type: ignore[arg-type, return-value]
 

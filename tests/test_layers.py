@@ -47,7 +47,7 @@ ROWS = [
     {"train_setup"},
     {"train_loop", "train_files"},
     {"train"},
-    {"quantize_setup"},
+    {"quantize_setup", "quantize_engines"},
     {"quantize"},
     {"export_setup", "export_check"},
     {"export"},

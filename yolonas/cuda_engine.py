@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .compiled import CompiledNetwork
     from .config import DetectSettings
+    from .lowering import Graph
     from .nn import YoloNAS
     from .preprocess import Geometry, Preprocess, Size
 
@@ -91,15 +92,19 @@ class CudaEngine:
             ValueError: weights that are not finite; a quantised network whose scales are missing, wrong or have been
                 rounded to another type, or with `half`. MemoryError: the weights do not fit. RuntimeError: CUDA fails.
         """
+        engine = cls.of_graph(graph_of_module(model), model.num_classes, device, half=half)
+        engine._source, engine._state = model, state_of(model)
+        return engine
+
+    @classmethod
+    def of_graph(cls, graph: Graph, num_classes: int, device: torch.device, *, half: bool = False) -> CudaEngine:
+        """An engine of a lowered network; raises as `of_module` does."""
         cuda = cuda_memory.Cuda(device)
-        graph = graph_of_module(model)
         native = _made(
             cuda,
             lambda module: module.Engine(graph.buffers, graph.steps, graph.outputs, device=cuda.index, half=half),
         )
-        engine = cls(native, model.num_classes, cuda, half=half)
-        engine._source, engine._state = model, state_of(model)
-        return engine
+        return cls(native, num_classes, cuda, half=half)
 
     @classmethod
     def of_compiled(cls, network: CompiledNetwork, device: torch.device, *, half: bool = False) -> CudaEngine:
@@ -130,20 +135,8 @@ class CudaEngine:
         Raises:
             TypeError, ValueError: another dtype or shape. MemoryError: the batch does not fit.
         """
-        import torch
-
-        if batch.dtype != np.float32:
-            raise TypeError(f"engine: x must be float32, got {batch.dtype}")
-        if batch.ndim != 4:
-            raise ValueError(f"engine: x must have shape (N, H, W, 3), got {batch.shape}")
-        with self.cuda.active():
-            staging = self.cuda.pinned(batch.nbytes)
-            host = staging.view(torch.float32).view(batch.shape)
-            np.copyto(host.numpy(), batch)
-            x = self.cuda.empty(batch.shape, torch.float32)
-            self.cuda.copy(x, host, self.cuda.current_stream())
-            cls, reg = self.heads_on_device(x)
-            arrays = self._fetch([*cls, *reg])
+        cls, reg = self.heads_on_device(self.put(batch))
+        arrays = self.fetch([*cls, *reg])
         return arrays[: len(cls)], arrays[len(cls) :]
 
     def select(self, cls: list[np.ndarray], reg: list[np.ndarray], settings: DetectSettings) -> list[np.ndarray]:
@@ -363,6 +356,64 @@ class CudaEngine:
             stream = self.cuda.current_stream().cuda_stream
             self._with_room(lambda: self.native.run(x, cls, reg, stream=stream))
         return cls, reg
+
+    def time_heads(self, x: torch.Tensor) -> float:
+        """Milliseconds of the device for `heads_on_device`, measured now."""
+        with self.cuda.active():
+            stream = self.cuda.current_stream()
+            start, end = self.cuda.new_event(timed=True), self.cuda.new_event(timed=True)
+            start.record(stream)
+            self.heads_on_device(x)
+            end.record(stream)
+            end.synchronize()
+        return float(start.elapsed_time(end))
+
+    # --- arrays of the host ---
+
+    def put(self, batch: np.ndarray) -> torch.Tensor:
+        """A copy of the network's input on the device, by the current stream.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape than `heads` takes. MemoryError: it does not fit.
+        """
+        import torch
+
+        if batch.dtype != np.float32:
+            raise TypeError(f"engine: x must be float32, got {batch.dtype}")
+        if batch.ndim != 4:
+            raise ValueError(f"engine: x must have shape (N, H, W, 3), got {batch.shape}")
+        with self.cuda.active():
+            host = self.cuda.pinned(batch.nbytes).view(torch.float32).view(batch.shape)
+            np.copyto(host.numpy(), batch)
+            x = self.cuda.empty(batch.shape, torch.float32)
+            self.cuda.copy(x, host, self.cuda.current_stream())
+        return x
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """Copies of tensors on the host, after a wait for the current stream."""
+        with self.cuda.active():
+            return self._fetch(tensors)
+
+    # --- counts, for calibration ---
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
+        """Zeros on the device, to be counted in: int64 or float32."""
+        import torch
+
+        with self.cuda.active():
+            return self.cuda.empty(shape, getattr(torch, dtype)).zero_()
+
+    def count(self, name: str, batch: np.ndarray, *totals: torch.Tensor) -> None:
+        """Runs `_cuda.Engine.observe` or `.channel_sums`, by its name, on a batch as `heads` takes it; never waits.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape; a network or totals that do not fit. MemoryError: the batch
+                does not fit.
+        """
+        x = self.put(batch)
+        with self.cuda.active():
+            stream = self.cuda.current_stream().cuda_stream
+            self._with_room(lambda: getattr(self.native, name)(x, *totals, stream=stream))
 
     # --- parts ---
 

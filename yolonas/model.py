@@ -241,7 +241,8 @@ class NAS:
             float and of the integer network on the data given, milliseconds, bytes, layers in float.
 
         Raises:
-            ValueError: an option is wrong, the network is quantised already, or the data cannot be used.
+            ValueError: an option is wrong, the network is quantised already, the data cannot be used, or the native
+                engine does not run on the device. MemoryError: a batch does not fit there.
             FileNotFoundError: there is no such data set. SourceError: not one picture could be used.
             QuantizationError: `max_map_drop` cannot be met.
         """
@@ -253,7 +254,8 @@ class NAS:
             )
         chosen = QuantizeOptions.of(**options)
         source = str(self.ckpt_path or self.model.variant.model_name)
-        run = Quantizer(self.model, dict(self.names), self.preprocess, self.settings, source, chosen)
+        moved_to = self.overrides.get("device")
+        run = Quantizer(self.model, dict(self.names), self.preprocess, self.settings, source, chosen, moved_to)
         quantized = NAS(run.run(), names=run.names)
         quantized.preprocess, quantized.settings = run.preprocess, self.settings
         quantized.ckpt_path, quantized.card = run.path, run.card

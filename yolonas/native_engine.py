@@ -73,6 +73,11 @@ class NativeEngine:
         engine._source, engine._state = model, state_of(model)
         return engine
 
+    @classmethod
+    def of_graph(cls, graph: Graph, num_classes: int) -> NativeEngine:
+        """An engine of a lowered network."""
+        return cls(native_of_graph(graph), num_classes)
+
     def stands_for(self, model: YoloNAS, device: Any, *, half: bool) -> bool:
         """Whether an engine for these arguments would be the same: the weights may have been changed since."""
         return self._source is model and device.type == "cpu" and not half and self._state == state_of(model)

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, _native
+from . import __version__
 from .checkpoint import save_checkpoint
 from .errors import QuantizationError
 from .lowering import lower
-from .native_engine import NativeEngine, native_of_graph
 from .options import (
     anything,
     as_list,
@@ -45,6 +44,7 @@ from .quantization.card import Card, Scores, Side, Trial, decibels, sensitivity_
 from .quantization.pictures import Reading, read_batches
 from .quantization.ranges import set_ranges
 from .quantization.sensitivity import StepLoss, fewest_in_float, matching, quantised_steps, ranked, with_int8
+from .quantize_engines import OnCpu, OnCuda, choose
 from .quantize_setup import Measure, QuantizeSetup, set_up
 from .quantized_graph import quantized_graph
 from .runs import project_folder, run_folder
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .lowering import Graph
     from .nn import YoloNAS
     from .preprocess import Preprocess
+    from .quantization.counting import AnyEngine
 
 LOGGER = logging.getLogger("yolonas")
 
@@ -125,7 +126,9 @@ class QuantizeOptions:
     exist_ok: bool = option(False, flag, "write into an existing run folder, or over the file of save")
     workers: int | None = option(None, whole(0, 256), "threads that read pictures (default: one per core, at most 4)")
     verbose: bool = option(True, flag, "print progress and the card")
-    device: Any = option(None, anything, "no effect: quantisation runs on the CPU", ignored=True)
+    device: Any = option(
+        None, anything, "where networks run: cpu, or 0, 1 for a CUDA device (default: that of NAS.to, else the CPU)"
+    )
 
     def __post_init__(self) -> None:
         if self.data is None or (isinstance(self.data, str) and not self.data.strip()):
@@ -179,7 +182,7 @@ class Quantizer:
 
     Attributes:
         names: of the classes, with those of the data where the model has none. preprocess: at the size that was asked
-            for. card: what the result costs.
+            for. moved_to: the device that the user has moved the model to, if any. card: what the result costs.
         path: its file. setup: the pictures.
     """
 
@@ -189,6 +192,7 @@ class Quantizer:
     settings: DetectSettings
     source: str  # for people: the file of the model
     options: QuantizeOptions
+    moved_to: Any = None
     card: Card | None = None
     path: Path | None = None
     setup: QuantizeSetup | None = None
@@ -197,7 +201,8 @@ class Quantizer:
         """Quantises, measures, writes the files and returns the network.
 
         Raises:
-            ValueError: the model is quantised already, or the data cannot be used or does not fit it.
+            ValueError: the model is quantised already, the data cannot be used or does not fit it, or networks cannot
+                run on the device. MemoryError: a batch does not fit there.
             FileNotFoundError: there is no such data set. SourceError: not one picture could be used.
             QuantizationError: `max_map_drop` cannot be met; the text has the table of what was tried.
         """
@@ -206,7 +211,8 @@ class Quantizer:
         options = self.options
         if self.model.activation_scales:
             raise ValueError("quantize: model must be in float, this one is quantised; load what it was made from")
-        plain = fuse_(copy.deepcopy(self.model).eval())
+        engines = choose(options.device, self.moved_to)
+        plain = fuse_(copy.deepcopy(self.model).eval()).to(device="cpu")  # where it is changed, wherever engines run
         layers = [step["name"] for step in lower(plain).steps if "weight" in step]
         asked = matching(layers, options.float_layers or ())
         if len(asked) == len(layers):
@@ -215,7 +221,7 @@ class Quantizer:
             self.preprocess = self.preprocess.with_size(options.imgsz)
         self.setup = set_up(options, self.names, self.preprocess)
         self.names = self.setup.names
-        run = _Run(self.setup, plain, asked, len(layers))
+        run = _Run(self.setup, engines, plain, asked, len(layers))
         best = run.calibrated()
         limit = math.inf if options.max_map_drop is None else options.max_map_drop
         too_much = run.lost(best) > limit
@@ -224,7 +230,7 @@ class Quantizer:
             best = run.within_limit(best, losses, limit)
         in_float = {name: ASKED if name in asked else FOR_LIMIT for name in layers if name not in best.in_int8}
         quantized = _finished(best)
-        ms = _milliseconds((run.engine, NativeEngine.of_module(quantized)), self.setup)
+        ms = _milliseconds(engines, (run.engine, engines.of_module(quantized)), self.setup)
         float_bytes = self._float_bytes(plain)
 
         file = self._file()  # from here on nothing takes long: an interrupt hardly leaves a network without its card
@@ -243,7 +249,7 @@ class Quantizer:
                 "percent": (options.percent or PERCENT) if options.method == "percentile" else None,
             },
             evaluation=run.measure.about(),
-            machine=dict(zip(("kernels", "threads"), _machine(), strict=True)),
+            machine=engines.machine(),
             asked={item.name: getattr(options, item.name) for item in fields(options) if item.name in _IN_CARD},
             float32=Side(run.float_scores, ms[0], float_bytes),
             int8=Side(best.trial.scores, ms[1], file.stat().st_size),
@@ -302,10 +308,15 @@ _IN_CARD = ("n", "batch", "imgsz", "split", "fraction", "float_layers", "equaliz
 class _Run:
     """The networks that are tried on the way to a result, each measured."""
 
-    def __init__(self, setup: QuantizeSetup, plain: YoloNAS, asked: Collection[str], layers: int):
-        self.setup, self.plain, self.asked, self.layers = setup, plain, asked, layers
+    def __init__(
+        self, setup: QuantizeSetup, engines: OnCpu | OnCuda, plain: YoloNAS, asked: Collection[str], layers: int
+    ):
+        self.setup, self.engines, self.plain, self.asked, self.layers = setup, engines, plain, asked, layers
         self.options = setup.options
-        self.engine = NativeEngine.of_module(plain)
+        try:
+            self.engine = engines.of_module(plain)
+        except NotImplementedError as error:  # a network of other widths than those of S, M and L
+            raise ValueError(f"quantize: {error}; use device='cpu'") from None
         self.trials: list[Trial] = []
         self.applied: dict[str, bool] = {}  # what was asked to be tried, and whether it is in the result
         self.left_out = 0  # of the calibration pictures
@@ -323,14 +334,19 @@ class _Run:
             with self._progress("equalisation") as progress, _same_digits():
                 alone = (picture[None] for batch in self._batches() for picture in batch)
                 equal = equalize_(copy.deepcopy(self.plain), alone, progress=progress.advance)
-            tried = self._calibrated(equal, NativeEngine.of_module(equal), "int8, equalised")
+            tried = self._calibrated(equal, self.engines.of_module(equal), "int8, equalised")
             best = self._better(best, tried, "equalisation")
         if self.options.correct_bias:
             from .quantization.bias_correction import correct_bias_
 
             what = f"{best.trial.what}, bias corrected"
             with self._progress(what) as progress:
-                model = correct_bias_(copy.deepcopy(best.model), self._batches(), progress=progress.advance)
+                model = correct_bias_(
+                    copy.deepcopy(best.model),
+                    self._batches(),
+                    progress=progress.advance,
+                    engine_of=self.engines.of_graph,
+                )
             best = self._better(best, self._measured(model, best.plain, best.in_int8, what), "bias correction")
         return best
 
@@ -338,7 +354,7 @@ class _Run:
         """What each layer costs alone, the most sensitive first."""
         graph, plain = lower(best.model), lower(best.plain)
         names = [step["name"] for step in graph.steps if step["name"] in best.in_int8]
-        engines = (_engine(best.model, with_int8(graph, plain, [name])) for name in names)
+        engines = (self._engine(best.model, with_int8(graph, plain, [name])) for name in names)
         losses = []
         for name, scores in zip(names, self.measure.on_compared(self.engine, engines, len(names)), strict=True):
             assert scores.sqnr is not None
@@ -388,7 +404,7 @@ class _Run:
             print(f"{what}: {'a gain, kept' if gains else 'no gain, not kept'}", flush=True)
         return tried if gains else best
 
-    def _calibrated(self, plain: YoloNAS, engine: NativeEngine, what: str) -> _Candidate:
+    def _calibrated(self, plain: YoloNAS, engine: AnyEngine, what: str) -> _Candidate:
         options, model = self.options, copy.deepcopy(plain)
         with self._progress(f"{what}: calibration") as progress:
             histograms = collect_histograms(engine, self._batches(), progress=progress.advance)
@@ -400,10 +416,14 @@ class _Run:
         return self._measured(model, plain, quantised_steps(lower(model)), what)
 
     def _measured(self, model: YoloNAS, plain: YoloNAS, in_int8: Collection[str], what: str) -> _Candidate:
-        scores = self.measure(_engine(model, with_int8(lower(model), lower(plain), in_int8)), what)
+        scores = self.measure(self._engine(model, with_int8(lower(model), lower(plain), in_int8)), what)
         self.trials.append(Trial(what, scores, self.layers - len(in_int8)))
         self._say(what, scores)
         return _Candidate(model, plain, frozenset(in_int8), self.trials[-1])
+
+    def _engine(self, model: YoloNAS, graph: Graph) -> AnyEngine:
+        """Of a graph of the model, some of whose steps may be in float."""
+        return self.engines.of_graph(quantized_graph(graph, model.activation_scales), model.num_classes)
 
     @contextmanager
     def _progress(self, what: str) -> Iterator[Progress]:
@@ -469,11 +489,6 @@ def _same_digits() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _engine(model: YoloNAS, graph: Graph) -> NativeEngine:
-    """Of a graph of the model, some of whose steps may be in float."""
-    return NativeEngine(native_of_graph(quantized_graph(graph, model.activation_scales)), model.num_classes)
-
-
 def _keep_in_float(model: YoloNAS, plain: YoloNAS, names: Collection[str]) -> None:
     """Makes layers of a quantised network those of the float network again, in place."""
     import torch
@@ -498,24 +513,18 @@ def _finished(best: _Candidate) -> YoloNAS:
     return model
 
 
-def _milliseconds(engines: Sequence[NativeEngine], setup: QuantizeSetup) -> list[float]:
+def _milliseconds(place: OnCpu | OnCuda, engines: Sequence[AnyEngine], setup: QuantizeSetup) -> list[float]:
     """Of each network for one picture: the median of runs in turn."""
     (picture,) = read_batches(setup.items[:1], setup.preprocess, 1, Reading())
+    runs = [place.stopwatch(engine, picture) for engine in engines]  # type: ignore[arg-type]
+    for run in runs:
+        run()
     spent: list[list[float]] = [[] for _ in engines]
     end = time.perf_counter() + TIMED_SECONDS
-    for engine in engines:
-        engine.heads(picture)
     while len(spent[0]) < TIMED_MOST and (time.perf_counter() < end or not spent[0]):
-        for engine, times in zip(engines, spent, strict=True):
-            start = time.perf_counter()
-            engine.heads(picture)
-            times.append(1e3 * (time.perf_counter() - start))
+        for run, times in zip(runs, spent, strict=True):
+            times.append(run())
     return [float(np.median(times)) for times in spent]
-
-
-def _machine() -> tuple[str, int]:
-    native = _native.cpu()
-    return native.isa(), native.num_threads()
 
 
 def _plot(path: Path, losses: Sequence[StepLoss], in_float: Collection[str], measure: Measure) -> None:

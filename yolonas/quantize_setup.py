@@ -26,7 +26,7 @@ from .val_setup import set_up as set_up_val
 
 if TYPE_CHECKING:
     from .data.data_yaml import DataConfig
-    from .native_engine import NativeEngine
+    from .quantization.counting import AnyEngine
     from .quantize import QuantizeOptions
 
 LOGGER = logging.getLogger("yolonas")
@@ -167,7 +167,7 @@ class Measure:
             "protocol": None if val is None else val.protocol,
         }
 
-    def float32(self, engine: NativeEngine) -> Scores:
+    def float32(self, engine: AnyEngine) -> Scores:
         """Of the float network, which comes first.
 
         Raises:
@@ -178,13 +178,13 @@ class Measure:
         self._first_map = scores.map if self.compared == self.pictures else None
         return scores
 
-    def __call__(self, engine: NativeEngine, what: str) -> Scores:
+    def __call__(self, engine: AnyEngine, what: str) -> Scores:
         """Of another network, on all pictures."""
         comparison = Comparison(self._reference)
         progress = Progress(what, self.pictures, verbose=self._verbose)
         return replace(self._scores(self._val, engine, comparison.add, progress), sqnr=comparison.sqnr())
 
-    def on_compared(self, float_engine: NativeEngine, engines: Iterable[NativeEngine], count: int) -> Iterator[Scores]:
+    def on_compared(self, float_engine: AnyEngine, engines: Iterable[AnyEngine], count: int) -> Iterator[Scores]:
         """Of other networks on the compared pictures alone; `map` is the difference to the float network's there."""
         val = self._val
         if val is not None:
@@ -209,7 +209,7 @@ class Measure:
     def _scores(
         self,
         val: ValSetup | None,
-        engine: NativeEngine,
+        engine: AnyEngine,
         see: Callable[[Heads], None],
         progress: Progress,
         *,
@@ -226,7 +226,7 @@ class Measure:
                 progress.close()
 
     def _evaluate(
-        self, val: ValSetup, engine: NativeEngine, see: Callable[[Heads], None], progress: Progress, first: bool
+        self, val: ValSetup, engine: AnyEngine, see: Callable[[Heads], None], progress: Progress, first: bool
     ) -> Scores:
         watched: Any = _Watched(engine, see)
         metrics, pipeline = evaluate("quantize", val, watched, progress.advance)
@@ -238,7 +238,7 @@ class Measure:
         box = metrics.box
         return Scores(*(float(value) if math.isfinite(value) else None for value in (box.map, box.map50)))
 
-    def _compare(self, engine: NativeEngine, see: Callable[[Heads], None], progress: Progress, first: bool) -> None:
+    def _compare(self, engine: AnyEngine, see: Callable[[Heads], None], progress: Progress, first: bool) -> None:
         options, reading = self._setup.options, Reading()
         for batch in read_batches(
             self._others, self._setup.preprocess, options.batch, reading, threads=options.workers
@@ -253,7 +253,7 @@ class Measure:
 class _Watched:
     """An engine whose head outputs somebody sees on their way."""
 
-    def __init__(self, engine: NativeEngine, see: Callable[[Heads], None]):
+    def __init__(self, engine: AnyEngine, see: Callable[[Heads], None]):
         self._engine, self._see = engine, see
         self.layout = engine.layout
         self.select = engine.select

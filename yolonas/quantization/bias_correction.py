@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..lowering import lower
-from ..native_engine import native_of_graph
+from ..native_engine import NativeEngine
 from ..quantized_graph import quantized_graph
+from .counting import ChannelSums
 
 if TYPE_CHECKING:
+    from ..lowering import Graph
     from ..nn import YoloNAS
+    from .counting import AnyEngine
 
 
 def correct_bias_(
-    model: YoloNAS, batches: Iterable[np.ndarray], *, progress: Callable[[int], None] | None = None
+    model: YoloNAS,
+    batches: Iterable[np.ndarray],
+    *,
+    progress: Callable[[int], None] | None = None,
+    engine_of: Callable[[Graph, int], AnyEngine] = NativeEngine.of_graph,
 ) -> YoloNAS:
     """Corrects the biases of a quantised network, in place, and returns it.
 
@@ -32,6 +39,7 @@ def correct_bias_(
     Args:
         batches: float32 `(N, H, W, 3)` each, as for `collect_histograms`.
         progress: called after each batch with the number of its pictures.
+        engine_of: makes the engine of a quantised graph with so many classes; which one does not change the result.
 
     Raises:
         TypeError, ValueError: a batch of another dtype or shape; no batches; a network whose scales are wrong.
@@ -40,11 +48,11 @@ def correct_bias_(
 
     plain = {step["name"]: step for step in lower(model).steps}
     graph = quantized_graph(lower(model), model.activation_scales)
-    engine = native_of_graph(graph)
+    engine = engine_of(graph, model.num_classes)
     ends = np.cumsum([step["output"].channels for step in graph.steps])
-    sums, pixels, pictures = np.zeros(ends[-1], np.int64), 0, 0
+    totals, pixels, pictures = ChannelSums(engine, int(ends[-1])), 0, 0
     for batch in batches:
-        engine.channel_sums(batch, sums)
+        totals.add(batch)
         pixels += batch.shape[0] * batch.shape[1] * batch.shape[2]
         pictures += len(batch)
         if progress is not None:
@@ -53,7 +61,7 @@ def correct_bias_(
         raise ValueError("bias correction: pictures must be at least one, got none")
 
     means = [np.zeros(buffer.channels) for buffer in graph.buffers]  # of the int8 values, as they are at each step
-    for step, written in zip(graph.steps, np.split(sums, ends[:-1]), strict=True):
+    for step, written in zip(graph.steps, np.split(totals.array(), ends[:-1]), strict=True):
         x, y = step["input"], step["output"]
         if step.get("weight_scale") is not None:
             error = _rounding_error(step["weight"], step["weight_scale"], plain[step["name"]]["weight"], step["op"])

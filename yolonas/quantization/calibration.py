@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .histogram import BINS, FINITE, Histogram
+from .counting import ValueCounts
+from .histogram import Histogram
 
 if TYPE_CHECKING:
-    from ..native_engine import NativeEngine
+    from .counting import AnyEngine
 
 INPUT = "input"  # the name of the network's input
 
 
 def collect_histograms(
-    engine: NativeEngine, batches: Iterable[np.ndarray], *, progress: Callable[[int], None] | None = None
+    engine: AnyEngine, batches: Iterable[np.ndarray], *, progress: Callable[[int], None] | None = None
 ) -> dict[str, Histogram]:
     """The histogram of the input, named "input", and of the output of each step, by its name, in the order of the run.
 
-    They do not depend on the order of the pictures, on how they come in batches, or on the number of threads. Steps of
-    one name share a histogram.
+    They do not depend on the order of the pictures, on how they come in batches, or on the number of threads; on
+    a CUDA device values that lie at the edge of a bin may come into the next one. Steps of one name share a histogram.
 
     Args:
         batches: float32 `(N, H, W, 3)` each, prepared as for `NativeEngine.heads`; sizes may differ.
@@ -31,14 +32,12 @@ def collect_histograms(
         TypeError, ValueError: a batch of another dtype or shape; no batches; a layer with values that are not finite.
     """
     names = [INPUT, *engine.native.step_names]
-    counts = np.zeros((len(names), BINS), np.int64)
-    largest = np.zeros(len(names), np.float32)
-    negatives = np.zeros(len(names), np.int64)
+    values = ValueCounts(engine)
     pictures = 0
     for batch in batches:
-        engine.native.observe(batch, counts, largest, negatives)
+        values.add(batch)
         pictures += len(batch)
-        non_finite = counts[:, FINITE:].sum(axis=1)
+        non_finite = values.non_finite()
         if non_finite.any():
             first = int(np.flatnonzero(non_finite)[0])
             raise ValueError(
@@ -50,6 +49,7 @@ def collect_histograms(
     if pictures == 0:
         raise ValueError("calibration: pictures must be at least one, got none")
 
+    counts, largest, negatives = values.arrays()
     histograms: dict[str, Histogram] = {}
     for name, row, most, below in zip(names, counts, largest.tolist(), negatives.tolist(), strict=True):
         one = Histogram(row, most, below)

@@ -54,7 +54,7 @@ class Card:
     file: str | None
     calibration: Mapping[str, Any]  # source, pictures, left_out, method
     evaluation: Mapping[str, Any]  # source, pictures, labels, protocol
-    machine: Mapping[str, Any]  # kernels, threads
+    machine: Mapping[str, Any]  # kernels, threads; device if networks ran on a GPU
     asked: Mapping[str, Any]
     float32: Side
     int8: Side
@@ -89,9 +89,12 @@ class Card:
         ratios = [f"x {new / old:.2f}" for old, new in ((left.ms, right.ms), (left.bytes, right.bytes))]
         lines.append(f"{'':<10}" + "".join(f"{text:>12}" for text in (*drops, *ratios)))
         threads = self.machine["threads"]
+        where = f"{self.machine['kernels']} kernels, {threads} thread{'s' * (threads != 1)}"
+        if "device" in self.machine:
+            where = f"{self.machine['device']} ({self.machine['kernels']})"
         lines.append(
             f"on {self.evaluation['pictures']:,} picture{'s' * (self.evaluation['pictures'] != 1)} of "
-            f"{self.evaluation['source']}; {self.machine['kernels']} kernels, {threads} thread{'s' * (threads != 1)}"
+            f"{self.evaluation['source']}; {where}"
         )
         if left.scores.map is None:
             lines.append("no mAP: the pictures have no labels; give a data yaml to measure it")
