@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from val_data import NAMES, write_data
 
 from yolonas import NAS
 from yolonas.config import VARIANTS
+from yolonas.errors import UnprovenError
 from yolonas.lowering import lower
 
 QUICK: dict[str, Any] = {"imgsz": 64, "method": "max", "equalize": False, "correct_bias": False, "verbose": False}
@@ -100,15 +102,42 @@ def test_devices_that_do_not_do(world: World, model: NAS, data: Path, caplog: py
     assert not Path("runs/detect/quantize-2").exists()
 
 
-def test_a_network_that_does_not_fit_the_kernels(
-    world: World, model: NAS, data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [NotImplementedError, UnprovenError])
+def test_kernels_that_do_not_do(
+    world: World,
+    model: NAS,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise NotImplementedError("engine: input of step 'stem' must be wider")
+        raise kind("engine: these widths; or these results")
 
-    monkeypatch.setattr(cuda_stand_in.Engine, "_start", refuse)
-    with pytest.raises(ValueError, match=r"quantize: engine: input of step 'stem' .*; use device='cpu'"):
+    if kind is UnprovenError:
+        monkeypatch.setattr("yolonas.cuda_check.prove", refuse)
+    else:
+        monkeypatch.setattr(cuda_stand_in.Engine, "_start", refuse)
+    with pytest.raises(kind, match="engine: these widths; or these results"):
         model.quantize(data=data, device=0, **QUICK)
+    model.to("cuda")
+    assert "device" not in model.quantize(data=data, **QUICK).card.machine
+    assert "quantize: networks run on the CPU: " in caplog.text
+
+
+def test_kernels_are_checked_at_their_first_use(
+    world: World, model: NAS, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("YOLONAS_CUDA_CHECK")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    excluded: list[list[str]] = []
+    monkeypatch.setattr(cuda_stand_in.Engine, "exclude", lambda _, names: excluded.append(names), raising=False)
+    model.quantize(data=data, device=0, **QUICK)
+    model.quantize(data=data, device=0, float_layers="heads", **QUICK)
+    kept = json.loads((tmp_path / "yolonas" / "cuda_checks.json").read_text())
+    assert [key.rpartition(", ")[2] for key in kept] == ["float32", "int8", "int8 among float32"]
+    assert excluded == [[], [], []]
 
 
 def test_values_that_are_not_finite_are_named(world: World, model: NAS, data: Path) -> None:

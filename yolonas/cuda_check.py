@@ -37,8 +37,9 @@ CUTS = 16  # numbers of splits that are asked for, of each variant
 MAX_CACHE_BYTES = 1 << 20
 
 # Largest difference of a head output from the CPU's, as part of the largest output. float16 rounds every map to 11
-# bits; int8 maps are equal bit for bit, and one number that is not would change the outputs by more.
-TOLERANCES = {"float32": 1e-4, "float16": 3e-2, "int8": 1e-5}
+# bits; int8 maps are equal bit for bit, and one number that is not would change the outputs by more. Where layers in
+# float32 lie among them, a number next to a half may be rounded to its neighbour.
+TOLERANCES = {"float32": 1e-4, "float16": 3e-2, "int8": 1e-5, "int8 among float32": 3e-2}
 
 
 def prove(engine: CudaEngine, reference: Callable[[], Any]) -> None:
@@ -52,7 +53,7 @@ def prove(engine: CudaEngine, reference: Callable[[], Any]) -> None:
     """
     if os.environ.get("YOLONAS_CUDA_CHECK", "").strip() == "0":
         return
-    path, key = cache_folder() / "cuda_checks.json", f"{engine.machine()}, {_build()}, {engine.kind()}"
+    path, key = cache_folder() / "cuda_checks.json", f"{engine.machine()}, {_build()}, {_kind(engine)}"
     excluded = _kept(path).get(key)
     if excluded is None:
         excluded = _check(engine, reference())
@@ -70,7 +71,7 @@ def _check(engine: CudaEngine, cpu: Any) -> list[str]:
     """Names of the variants that are wrong."""
     x = np.random.default_rng(0).random((BATCH, *SIZE, 3), np.float32)
     wanted = _heads_of(cpu, x)
-    native, place, limit = engine.native, (*SIZE, BATCH), TOLERANCES[engine.kind()]
+    native, place, limit = engine.native, (*SIZE, BATCH), TOLERANCES[_kind(engine)]
     steps = native.alternatives(*place, CUTS)
     plain = [_choice(step, PLAIN, min) or step[0] for step in steps]
 
@@ -95,6 +96,12 @@ def _check(engine: CudaEngine, cpu: Any) -> list[str]:
         if (found := _difference(engine.heads(x), wanted)) > limit:
             raise UnprovenError(_text(engine, "the outputs of all steps together, not one by one,", found, limit))
     return wrong
+
+
+def _kind(engine: CudaEngine) -> str:
+    kind, steps = engine.kind(), engine.native.plan(*SIZE, BATCH)
+    mixed = any(step["op"] in ("conv", "upsample") and step["dtype"] != "int8" for step in steps)
+    return "int8 among float32" if kind == "int8" and mixed else kind
 
 
 def _text(engine: CudaEngine, what: str, found: float, limit: float) -> str:

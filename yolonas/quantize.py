@@ -22,7 +22,7 @@ import numpy as np
 
 from . import __version__
 from .checkpoint import save_checkpoint
-from .errors import QuantizationError
+from .errors import QuantizationError, UnprovenError
 from .lowering import lower
 from .options import (
     anything,
@@ -202,7 +202,8 @@ class Quantizer:
 
         Raises:
             ValueError: the model is quantised already, the data cannot be used or does not fit it, or networks cannot
-                run on the device. MemoryError: a batch does not fit there.
+                run on the device. NotImplementedError: nor with these widths. MemoryError: a batch does not fit there.
+            UnprovenError: the device was named, and kernels compute something else there than on the CPU.
             FileNotFoundError: there is no such data set. SourceError: not one picture could be used.
             QuantizationError: `max_map_drop` cannot be met; the text has the table of what was tried.
         """
@@ -211,7 +212,7 @@ class Quantizer:
         options = self.options
         if self.model.activation_scales:
             raise ValueError("quantize: model must be in float, this one is quantised; load what it was made from")
-        engines = choose(options.device, self.moved_to)
+        place = choose(options.device, self.moved_to)
         plain = fuse_(copy.deepcopy(self.model).eval()).to(device="cpu")  # where it is changed, wherever engines run
         layers = [step["name"] for step in lower(plain).steps if "weight" in step]
         asked = matching(layers, options.float_layers or ())
@@ -221,7 +222,8 @@ class Quantizer:
             self.preprocess = self.preprocess.with_size(options.imgsz)
         self.setup = set_up(options, self.names, self.preprocess)
         self.names = self.setup.names
-        run = _Run(self.setup, engines, plain, asked, len(layers))
+        engines, engine = self._engines(place, plain)
+        run = _Run(self.setup, engines, engine, plain, asked, len(layers))
         best = run.calibrated()
         limit = math.inf if options.max_map_drop is None else options.max_map_drop
         too_much = run.lost(best) > limit
@@ -273,6 +275,18 @@ class Quantizer:
             )
         return quantized
 
+    def _engines(self, place: OnCpu | OnCuda, plain: YoloNAS) -> tuple[OnCpu | OnCuda, AnyEngine]:
+        """Where networks run, which is the CPU if it cannot be a device that nobody named; the float one's engine."""
+        try:
+            return place, place.of_module(plain)
+        # A network of other widths than those of S, M and L; or kernels that are wrong on this device.
+        except (NotImplementedError, UnprovenError) as error:
+            if self.options.device is not None:
+                raise
+            LOGGER.warning("quantize: networks run on the CPU: %s", error)
+        cpu = OnCpu()
+        return cpu, cpu.of_module(plain)
+
     def _file(self) -> Path:
         options = self.options
         if options.save is not None:
@@ -309,14 +323,17 @@ class _Run:
     """The networks that are tried on the way to a result, each measured."""
 
     def __init__(
-        self, setup: QuantizeSetup, engines: OnCpu | OnCuda, plain: YoloNAS, asked: Collection[str], layers: int
+        self,
+        setup: QuantizeSetup,
+        engines: OnCpu | OnCuda,
+        engine: AnyEngine,
+        plain: YoloNAS,
+        asked: Collection[str],
+        layers: int,
     ):
         self.setup, self.engines, self.plain, self.asked, self.layers = setup, engines, plain, asked, layers
         self.options = setup.options
-        try:
-            self.engine = engines.of_module(plain)
-        except NotImplementedError as error:  # a network of other widths than those of S, M and L
-            raise ValueError(f"quantize: {error}; use device='cpu'") from None
+        self.engine = engine
         self.trials: list[Trial] = []
         self.applied: dict[str, bool] = {}  # what was asked to be tried, and whether it is in the result
         self.left_out = 0  # of the calibration pictures

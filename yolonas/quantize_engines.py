@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _native
-from .native_engine import NativeEngine
+from .native_engine import NativeEngine, graph_of_module, native_of_graph
 
 if TYPE_CHECKING:
     import torch
@@ -60,14 +60,24 @@ class OnCuda:
         self.device = device
 
     def of_module(self, model: YoloNAS) -> CudaEngine:
-        from .cuda_engine import CudaEngine
+        """See `OnCpu`; of the first ones on a device the kernels are checked.
 
-        return CudaEngine.of_module(model, self.device)
+        Raises:
+            NotImplementedError: widths that the kernels do not take. UnprovenError: they compute something else there
+                than on the CPU. MemoryError: it does not fit.
+        """
+        return self.of_graph(graph_of_module(model), model.num_classes)
 
     def of_graph(self, graph: Graph, num_classes: int) -> CudaEngine:
+        from .cuda_check import prove
         from .cuda_engine import CudaEngine
 
-        return CudaEngine.of_graph(graph, num_classes, self.device)
+        try:
+            engine = CudaEngine.of_graph(graph, num_classes, self.device)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"quantize: {error}; use device='cpu'") from None
+        prove(engine, lambda: native_of_graph(graph))
+        return engine
 
     def stopwatch(self, engine: CudaEngine, picture: np.ndarray) -> Callable[[], float]:
         """See `OnCpu`; of the device's work alone, without the copies."""

@@ -17,7 +17,7 @@ from golden_recipe import fill_
 from quantized_networks import narrow, quantize_, sixteens
 from quantized_networks import picture as noise
 
-from yolonas import NAS
+from yolonas import NAS, _native
 from yolonas.config import VARIANTS
 from yolonas.cuda_engine import CudaEngine
 from yolonas.lowering import lower
@@ -95,8 +95,19 @@ def scales_of(nas: NAS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(list(nas.model.activation_scales.values())), weights, np.concatenate([s["bias"] for s in steps])
 
 
+@pytest.fixture(params=["emulated", pytest.param("device", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The name of device 0."""
+    if request.param == "emulated":
+        request.getfixturevalue("world")
+        return "Stand-in"
+    if _native.cuda() is None or not torch.cuda.is_available():
+        pytest.skip("no CUDA device, or a build without yolonas._cuda")
+    return torch.cuda.get_device_name(0)
+
+
 @pytest.mark.parametrize("method", ["max", "mse"])
-def test_quantize(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
+def test_quantize(device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
     """The network that the CPU makes, up to values that rounding moves into the next bin of a histogram."""
     detector = NAS(narrow("s", width=sixteens))
     monkeypatch.setitem(VARIANTS, "narrow", detector.model.variant)
@@ -123,7 +134,7 @@ def test_quantize(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert np.mean(np.isclose(scales, other_scales, rtol=1e-4)) > 0.9
     assert np.array_equal(weights, other_weights)
     np.testing.assert_allclose(biases, other_biases, rtol=0, atol=1e-3 * np.abs(other_biases).max())
-    assert found.card.machine["device"] == "Stand-in"
+    assert found.card.machine["device"] == device
     assert found.card.applied == expected.card.applied
     for one, other in zip(found.card.trials, expected.card.trials, strict=True):
         np.testing.assert_allclose(one.scores.sqnr, other.scores.sqnr, atol=0.5)  # dB
