@@ -268,8 +268,8 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ unsigned long long totals[kSumChannels];
   totals[threadIdx.x] = 0;
   __syncthreads();
-  let_next_begin();
   wait_for_previous();
+  let_next_begin();
   const int first = static_cast<int>(blockIdx.y) * kSumChannels;
   const int own = min(channels - first, kSumChannels);
   const int parts = (own + kSumPart - 1) / kSumPart;
