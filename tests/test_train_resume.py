@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from train_runs import assert_left_alike, left, narrow_s, write_trained
 
 from yolonas import NAS, runs, train_loop
@@ -32,8 +33,12 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def _narrow() -> Iterator[None]:
+    """Sums depend on the number of threads, and with them which epoch is the best."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     with narrow_s():
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

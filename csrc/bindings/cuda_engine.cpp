@@ -236,7 +236,7 @@ void guard_buffers(cuda::Engine& self, bool on) {
 }  // namespace
 
 void bind_cuda_engine(py::module_& module) {
-  py::class_<cuda::Engine>(module, "Engine",
+  py::class_<cuda::Engine>(module, "Engine", py::module_local(),
                            "A network in one call on a CUDA device: a graph of steps with its weights.")
       .def(py::init(&make_engine), py::arg("buffers"), py::arg("steps"), py::arg("outputs"), py::kw_only(),
            py::arg("device").noconvert() = 0, py::arg("half").noconvert() = false)
