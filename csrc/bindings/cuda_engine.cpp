@@ -145,6 +145,7 @@ py::list plan(cuda::Engine& self, std::int64_t height, std::int64_t width, std::
     step["stream"] = info.stream;
     step["waits"] = info.waits;
     step["overlap"] = info.overlap;
+    step["estimate"] = info.estimate;
     steps.append(step);
   }
   return steps;

@@ -511,7 +511,8 @@ std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
                   size.pictures,
                   one.slot.stream,
                   {},
-                  one.slot.overlap && overlap_};
+                  one.slot.overlap && overlap_,
+                  one.microseconds};
     for (const int wait : one.slot.waits) info.waits.push_back(network_.steps[at(wait)].name);
     infos.push_back(std::move(info));
   }

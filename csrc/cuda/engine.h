@@ -42,6 +42,7 @@ struct StepInfo {
   int stream;                      // of the captured graph
   std::vector<std::string> waits;  // for steps on other streams
   bool overlap;                    // may begin while the step before it ends
+  double estimate;                 // of its time by choose.h, microseconds
 };
 
 // Functions may be called from several threads at once; one lock makes them queue one after another. `run` and `detect`
