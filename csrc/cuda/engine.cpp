@@ -48,6 +48,11 @@ MapView dense(float* data, std::int64_t channels) {
   return {data, Elem::f32, static_cast<int>(channels), static_cast<int>(channels)};
 }
 
+[[noreturn]] void raise_unseen(const engine::InputSize& size) {
+  throw std::runtime_error(
+      concat(kOp, ": ", size_text(size), " must have been run once before a stream is captured with it"));
+}
+
 }  // namespace
 
 bool Engine::DetectSettings::operator==(const DetectSettings& other) const {
@@ -103,6 +108,7 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
   const bool capturing = is_capturing(stream);
   PlanState& state = state_for(size, !capturing);
   make_room(state, !capturing);
+  if (capturing && !state.captured.seen) raise_unseen(size);  // kernels are loaded by their first launch
   const Pointers places = pointers(state);
   begin(stream, capturing);
   queue_input(state.plan, places, x, stream);
@@ -258,10 +264,7 @@ void Engine::make_room(PlanState& state, bool may_allocate) {
   const bool arena = !guard_ && arena_.bytes() < plan.arena_bytes, counters = counters_.bytes() < counter_bytes;
   const bool guarded = guard_ && state.guarded.empty();
   if (!arena && !counters && !guarded) return;
-  if (!may_allocate) {
-    throw std::runtime_error(
-        concat(kOp, ": ", size_text(plan.size), " must have been run once before a stream is captured with it"));
-  }
+  if (!may_allocate) raise_unseen(plan.size);
   wait_for_all();
   ++generation_;
   const auto replace = [&](DeviceMemory& memory, std::int64_t bytes) {

@@ -461,14 +461,13 @@ def test_a_capture_by_the_caller() -> None:
     torch.cuda.synchronize()
     found = [level.cpu().numpy() for pair in zip(cls, reg, strict=True) for level in pair]
     assert same(found, expected)
-    larger = picture(2, 128, 64)
-    sent, outputs = (
-        device.sent(larger),
-        outputs_for(INTEGERS, larger, lambda shape, _: torch.empty(shape, device="cuda")),
-    )
-    text = "2 x 128 x 64 must have been run once before a stream is captured"
-    with pytest.raises(RuntimeError, match=text), torch.cuda.graph(torch.cuda.CUDAGraph()):
-        engine.run(sent, *outputs, stream=device.stream())
+    for height, text in ((128, "2 x 128 x 64"), (32, "2 x 32 x 64")):  # with and without room
+        unseen = picture(2, height, 64)
+        sent = device.sent(unseen)
+        outputs = outputs_for(INTEGERS, unseen, lambda shape, _: torch.empty(shape, device="cuda"))
+        text += " must have been run once before a stream is captured"
+        with pytest.raises(RuntimeError, match=text), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            engine.run(sent, *outputs, stream=device.stream())
 
 
 @pytest.mark.parametrize("setting", ["YOLONAS_CUDA_GRAPH=0", "YOLONAS_CUDA_OVERLAP=0", "YOLONAS_CUDA_SYNC=1"])
