@@ -63,17 +63,21 @@ def demo(arguments: list[str]) -> None:
 
 def test(arguments: list[str]) -> None:
     python = environment("test", "[test]")
-    parts, options = [arguments], dict(os.environ)
-    if not arguments:
-        # Trainings in processes of their own: what the other tests load brings threads and signal handlers along. A
-        # file at a time on each core, where more threads would be in each other's way.
-        trainings = sorted(path.name for path in (ROOT / "tests").glob("test_train*.py"))
-        workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile"]
-        parts = [[*workers, *(f"--ignore={name}" for name in trainings)], [*workers, *trainings]]
-        options.setdefault("OMP_NUM_THREADS", "1")
-    for part in parts:
-        # From the tests folder, so that the installed package is tested and not the source folder.
-        run([python, "-m", "pytest", *part], cwd=ROOT / "tests", env=options)
+    # From the tests folder, so that the installed package is tested and not the source folder.
+    pytest, where = [python, "-m", "pytest"], ROOT / "tests"
+    if arguments:
+        run([*pytest, *arguments], cwd=where)
+        return
+    # A file at a time on each core, where more threads would be in each other's way. Trainings in a process of their
+    # own: what the other tests load brings threads and signal handlers along.
+    trainings = sorted(path.name for path in where.glob("test_train*.py"))
+    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "loadfile"]
+    run(
+        [*pytest, *workers, *(f"--ignore={name}" for name in trainings)],
+        cwd=where,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+    )
+    run([*pytest, *trainings], cwd=where)
 
 
 def sanitize(arguments: list[str]) -> None:

@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {"imgsz": 64, "method": "max", "equalize": False, "corre
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("cells", numbered=False), NAS(narrow("s"), names=NAMES), pictures=9)
+    return write_data(tmp_path_factory.mktemp("apart", numbered=False), NAS(narrow("s"), names=NAMES), pictures=9)
 
 
 @pytest.fixture

@@ -242,7 +242,8 @@ def test_detections_side_by_side() -> None:
     assert results == [True] * 4
 
 
-def test_ctrl_c_ends_it_after_the_call_and_the_engine_goes_on() -> None:
+def interrupt() -> None:
+    """A Ctrl-C ends a loop after the call that is under way, and the engine goes on."""
     engine, pictures = make(DETECTOR), pictures_of() * 4
     expected = detect(engine, pictures)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
@@ -261,6 +262,15 @@ def test_ctrl_c_ends_it_after_the_call_and_the_engine_goes_on() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert same(detect(engine, pictures), expected)
+
+
+def test_ctrl_c_ends_it_after_the_call_and_the_engine_goes_on() -> None:
+    """In a process of its own: it sends itself a signal."""
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    done = run_python(
+        f"import sys; sys.path[:0] = {folders!r}; import test_engine_detect; test_engine_detect.interrupt()"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_python_object_is_kept() -> None:
