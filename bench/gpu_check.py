@@ -138,6 +138,7 @@ def check_choices(engine: Any, cpu: Any, memory: Memory, tolerance: float) -> st
 def check_detect(engine: Any, cpu: Any, memory: Memory, *, exact: bool) -> str:
     """From pixels to boxes, with both kinds of labels. Without `exact` only the scores are compared, and roughly."""
     from yolonas.config import DetectSettings
+    from yolonas.prepare import detect_arguments
     from yolonas.preprocess import Preprocess
 
     preprocess = Preprocess(size=(64, 96), fit=(64, 96))
@@ -151,20 +152,8 @@ def check_detect(engine: Any, cpu: Any, memory: Memory, *, exact: bool) -> str:
         counts = memory.put(np.full(len(pictures), -1, np.int64))
         engine.detect(
             list(map(memory.put, pictures)),
-            frame=(64, 96),
-            resized=[geometry.resized for geometry in geometries],
-            offsets=[(geometry.top, geometry.left) for geometry in geometries],
-            pad_value=preprocess.pad_value,
-            swap_channels=True,
-            mean=preprocess.mean,
-            divisor=preprocess.divisor,
-            conf=settings.conf,
-            top_k=settings.top_k,
-            multi_label=multi_label,
+            **detect_arguments((64, 96), geometries, preprocess, settings),
             class_mask=memory.put(np.ones(CLASSES, np.uint8)),
-            iou=settings.iou,
-            max_det=settings.max_det,
-            agnostic=settings.agnostic,
             detections=detections,
             counts=counts,
             stream=memory.stream,

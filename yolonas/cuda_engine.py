@@ -19,7 +19,7 @@ from . import __version__, _native, cuda_memory
 from .config import REG_MAX, STRIDES
 from .native_engine import graph_of_module, state_of, with_parameters
 from .ops._dispatch import check_max_det, class_mask
-from .prepare import common_frame
+from .prepare import common_frame, detect_arguments
 from .selection import select_detections
 
 if TYPE_CHECKING:
@@ -447,20 +447,8 @@ class CudaEngine:
         self._with_room(
             lambda: self.native.detect(
                 pictures,
-                frame=frame,
-                resized=[geometry.resized for geometry in geometries],
-                offsets=[(geometry.top, geometry.left) for geometry in geometries],
-                pad_value=preprocess.pad_value,
-                swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
-                mean=preprocess.mean,
-                divisor=preprocess.divisor,
-                conf=settings.conf,
-                top_k=settings.top_k,
-                multi_label=settings.multi_label,
+                **detect_arguments(frame, geometries, preprocess, settings),
                 class_mask=mask,
-                iou=settings.iou,
-                max_det=settings.max_det,
-                agnostic=settings.agnostic,
                 detections=detections,
                 counts=counts,
                 stream=stream.cuda_stream,

@@ -13,7 +13,7 @@ import numpy as np
 from . import __version__, _native
 from .config import REG_MAX, STRIDES
 from .ops._dispatch import check_max_det, class_mask
-from .prepare import common_frame
+from .prepare import common_frame, detect_arguments
 from .selection import select_detections
 
 if TYPE_CHECKING:
@@ -148,20 +148,8 @@ class NativeEngine:
         counts = np.empty(len(pictures), np.int64)
         milliseconds = self.native.detect(
             pictures,
-            frame=common_frame(pictures, geometries),
-            resized=[geometry.resized for geometry in geometries],
-            offsets=[(geometry.top, geometry.left) for geometry in geometries],
-            pad_value=preprocess.pad_value,
-            swap_channels=preprocess.channels == "rgb",  # pictures come as BGR
-            mean=preprocess.mean,
-            divisor=preprocess.divisor,
-            conf=settings.conf,
-            top_k=settings.top_k,
-            multi_label=settings.multi_label,
+            **detect_arguments(common_frame(pictures, geometries), geometries, preprocess, settings),
             class_mask=class_mask("detect", settings.classes, self.num_classes),
-            iou=settings.iou,
-            max_det=settings.max_det,
-            agnostic=settings.agnostic,
             detections=detections,
             counts=counts,
         )

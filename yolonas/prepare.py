@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import ops
 
 if TYPE_CHECKING:
+    from .config import DetectSettings
     from .preprocess import Geometry, Preprocess, Size
 
 
@@ -26,6 +27,27 @@ def common_frame(pictures: Sequence[np.ndarray], geometries: Sequence[Geometry])
     if len(frames) != 1:
         raise ValueError(f"detect: pictures must be one or more with frames of one size, got frames {frames}")
     return frames[0]
+
+
+def detect_arguments(
+    frame: Size, geometries: Sequence[Geometry], preprocess: Preprocess, settings: DetectSettings
+) -> dict[str, Any]:
+    """What `detect` of the native engines takes besides pictures, class mask and memory for the results."""
+    return {
+        "frame": frame,
+        "resized": [geometry.resized for geometry in geometries],
+        "offsets": [(geometry.top, geometry.left) for geometry in geometries],
+        "pad_value": preprocess.pad_value,
+        "swap_channels": preprocess.channels == "rgb",  # pictures come as BGR
+        "mean": preprocess.mean,
+        "divisor": preprocess.divisor,
+        "conf": settings.conf,
+        "top_k": settings.top_k,
+        "multi_label": settings.multi_label,
+        "iou": settings.iou,
+        "max_det": settings.max_det,
+        "agnostic": settings.agnostic,
+    }
 
 
 def fill_from_picture(

@@ -4,13 +4,11 @@
 
 #include <array>
 #include <memory>
-#include <optional>
 #include <string>
-#include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "bindings/engine_args.h"
 #include "bindings/gil.h"
 #include "bindings/graph_arg.h"
 #include "bindings/tensor_arg.h"
@@ -75,8 +73,6 @@ void observe(cpu::Engine& self, const py::object& x, const py::object& counts, c
   self.observe(x_arg.view(), {counts_arg.view(), largest_arg.view(), negatives_arg.view()});
 }
 
-using Pair = std::array<std::int64_t, 2>;  // along (height, width)
-
 py::tuple detect(cpu::Engine& self, const py::sequence& pictures, const Pair& frame, const std::vector<Pair>& resized,
                  const std::vector<Pair>& offsets, int pad_value, bool swap_channels, const std::array<double, 3>& mean,
                  const std::array<double, 3>& divisor, double conf, std::int64_t top_k, bool multi_label,
@@ -84,24 +80,12 @@ py::tuple detect(cpu::Engine& self, const py::sequence& pictures, const Pair& fr
                  const py::object& detections, const py::object& counts) {
   const char* op = "detect";
   const std::vector<TensorArg> images = tensor_list(pictures, op, "picture");
-  YN_CHECK(resized.size() == images.size() && offsets.size() == images.size(), op,
-           ": resized and offsets must have one pair per picture, ", images.size(), ", got ", resized.size(), " and ",
-           offsets.size());
+  const std::vector<LetterboxParams> placed =
+      placements(op, images.size(), resized, offsets, pad_value, swap_channels, mean, divisor);
   DetectRequest request;
-  LetterboxParams placement;
-  placement.pad_value = pad_value;
-  placement.swap_channels = swap_channels;
-  for (std::size_t c = 0; c < 3; ++c) {
-    placement.mean[c] = static_cast<float>(mean[c]);
-    placement.divisor[c] = static_cast<float>(divisor[c]);
-  }
   for (std::size_t i = 0; i < images.size(); ++i) {
     check_on_cpu(images[i], op, "picture");
-    placement.resized_h = resized[i][0];
-    placement.resized_w = resized[i][1];
-    placement.top = offsets[i][0];
-    placement.left = offsets[i][1];
-    request.pictures.push_back({images[i].view(), placement});
+    request.pictures.push_back({images[i].view(), placed[i]});
   }
   request.frame_h = frame[0];
   request.frame_w = frame[1];
@@ -131,22 +115,9 @@ py::list plan(cpu::Engine& self, std::int64_t height, std::int64_t width, std::i
   }
   py::list steps;
   for (const cpu::StepInfo& info : infos) {
-    py::dict step;
-    step["name"] = info.name;
-    step["op"] = info.op;
-    step["algorithm"] = info.algorithm;
-    step["input"] = py::make_tuple(info.in_h, info.in_w, info.in_c);
-    step["output"] = py::make_tuple(info.out_h, info.out_w, info.out_c);
-    step["kernel"] = info.kernel;
-    step["stride"] = info.stride;
-    step["mflop"] = info.mflop;
-    step["weight_bytes"] = info.weight_bytes;
+    py::dict step = step_dict(info);
     step["dtype"] = info.integer ? "int8" : "float32";
-    step["pixel_numbers"] = py::make_tuple(info.in_stride, info.out_stride);
-    step["residual"] = info.residual;
     step["cut"] = py::make_tuple(info.unit_step, info.block_step);
-    step["tuned"] = info.tuned;
-    step["pictures"] = info.pictures;
     steps.append(step);
   }
   return steps;
@@ -158,11 +129,7 @@ py::dict memory(cpu::Engine& self, std::int64_t height, std::int64_t width, std:
     const GilRelease release;
     use = self.memory({batch, height, width});
   }
-  py::dict bytes;
-  bytes["weights"] = use.weights;
-  bytes["arena"] = use.arena;
-  bytes["workspaces"] = use.workspaces;
-  return bytes;
+  return memory_dict(use);
 }
 
 std::vector<double> time_steps(cpu::Engine& self, const py::object& x, int rounds) {
@@ -171,9 +138,7 @@ std::vector<double> time_steps(cpu::Engine& self, const py::object& x, int round
   return self.time_steps(x_arg.view(), rounds);
 }
 
-// (algorithm, unit step, block step), or None.
-using ChoiceTuple = std::optional<std::tuple<std::string, std::int64_t, std::int64_t>>;
-
+// Of (algorithm, unit step, block step).
 cpu::Engine::TunedSteps read_choices(const std::vector<ChoiceTuple>& tuples) {
   cpu::Engine::TunedSteps steps;
   for (const ChoiceTuple& one : tuples) {

@@ -1,7 +1,11 @@
 // Single convolutions, for tests and measurements.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "bindings/cuda_args.h"
+#include <optional>
+#include <vector>
+
+#include "bindings/cuda_map.h"
 #include "bindings/gil.h"
 #include "cuda/conv.h"
 #include "cuda/device.h"
@@ -15,79 +19,59 @@ namespace {
 
 constexpr const char* kOp = "conv";
 
-cuda::Elem elem_of(const TensorView& view, const char* argument) {
-  YN_CHECK_TYPE(view.dtype == DType::f32 || view.dtype == DType::f16 || view.dtype == DType::s8, kOp, ": ", argument,
-                " must be float32, float16 or int8, got ", name(view.dtype));
-  return view.dtype == DType::f32 ? cuda::Elem::f32 : view.dtype == DType::f16 ? cuda::Elem::f16 : cuda::Elem::s8;
-}
-
-// (N, H, W, C), channels of a contiguous array.
-cuda::MapView map_of(const TensorView& view, const char* argument) {
-  YN_CHECK(view.rank == 4, kOp, ": ", argument, " must have shape (N, H, W, C), got ", shape_text(view));
-  std::int64_t pixel = view.shape[3];
-  for (int axis = 2; axis >= 0; --axis) {
-    if (view.shape[static_cast<std::size_t>(axis)] > 1) {
-      std::int64_t pixels = 1;
-      for (int inner = 2; inner > axis; --inner) pixels *= view.shape[static_cast<std::size_t>(inner)];
-      pixel = view.stride[static_cast<std::size_t>(axis)] / pixels;
-      break;
-    }
-  }
-  std::int64_t pixels = 1;
-  bool even = view.stride[3] == 1 || view.shape[3] == 1;
-  for (std::size_t axis = 3; axis-- > 0;) {
-    even = even && (view.shape[axis] <= 1 || view.stride[axis] == pixel * pixels);
-    pixels *= view.shape[axis];
-  }
-  YN_CHECK(even, kOp, ": ", argument, " must be channels of a contiguous array (N, H, W, C), got ", shape_text(view));
-  return {view.data, elem_of(view, argument), static_cast<int>(view.shape[3]), static_cast<int>(pixel)};
-}
-
 const float* numbers(const TensorView& view, const char* argument, std::int64_t count) {
   check_tensor(view, kOp, argument, DType::f32, {count}, "(K,)");
   return view.as<const float>();
 }
 
+// weight (K, k, k, C), or (2, 2, K, C) of a transposed convolution; pad: kernel / 2 where it is None.
 void conv(const py::object& x, const py::object& weight, const py::object& multiplier, const py::object& offset,
-          const py::object& residual, const py::object& y, int stride, bool relu, bool transposed,
-          double residual_scale, int variant, int splits, const py::object& partial, const py::object& counters,
-          std::uintptr_t stream) {
+          const py::object& residual, const py::object& y, int stride, std::optional<int> pad, bool relu,
+          bool transposed, double residual_scale, int variant, int splits, const py::object& partial,
+          const py::object& counters, std::uintptr_t stream) {
   CudaArgs args(kOp);
   std::vector<TensorArg> held;
   const auto take = [&](const py::object& object, const char* argument) {
     held.push_back(args.take(object, argument));
     return held.back().view();
   };
+  const Map in(args, x, kOp, "x"), out(args, y, kOp, "y");
+  std::optional<Map> added;
+  if (!residual.is_none()) added.emplace(args, residual, kOp, "residual");
   cuda::ConvArgs a{};
-  a.x = map_of(take(x, "x"), "x");
-  const TensorView in = held.back().view();
-  a.y = map_of(take(y, "y"), "y");
-  const TensorView out = held.back().view();
-  const TensorView w = take(weight, "weight");  // (K, k, k, C), or (2, 2, K, C) transposed
-  YN_CHECK(w.rank == 4 && w.is_contiguous() && elem_of(w, "weight") == a.x.elem && w.shape[3] == a.x.channels, kOp,
-           ": weight must be contiguous, as x, with its channels last, got ", shape_text(w));
+  a.x = in.view;
+  a.y = out.view;
+  const TensorView w = take(weight, "weight");
+  const DType dtype = in.arg.view().dtype;
+  if (transposed) {
+    check_tensor(w, kOp, "weight", dtype, {2, 2, a.y.channels, a.x.channels}, "(2, 2, K, C)");
+  } else {
+    check_tensor(w, kOp, "weight", dtype, {a.y.channels, -1, -1, a.x.channels}, "(K, k, k, C)");
+    YN_CHECK(w.shape[1] == w.shape[2] && w.shape[1] >= 1, kOp, ": weight must have a square kernel, got ",
+             shape_text(w));
+  }
   a.weight = w.data;
   a.transposed = transposed;
   a.kernel = transposed ? 1 : static_cast<int>(w.shape[1]);
   a.stride = stride;
-  a.pad = a.kernel / 2;
-  a.batch = static_cast<int>(in.shape[0]);
-  a.in_h = static_cast<int>(in.shape[1]);
-  a.in_w = static_cast<int>(in.shape[2]);
+  a.pad = pad.value_or(a.kernel / 2);
+  YN_CHECK(stride >= 1 && a.pad >= 0 && a.pad < a.kernel && (!transposed || stride == 1), kOp,
+           ": stride must be positive, 1 of a transposed one, and pad in 0..", a.kernel - 1, ", got ", stride, " and ",
+           a.pad);
+  a.batch = in.side(0);
+  a.in_h = in.side(1);
+  a.in_w = in.side(2);
+  a.out_h = (a.in_h + 2 * a.pad - a.kernel) / stride + 1;
+  a.out_w = (a.in_w + 2 * a.pad - a.kernel) / stride + 1;
   const int by = transposed ? 2 : 1;
-  a.out_h = transposed ? a.in_h : (a.in_h + 2 * a.pad - a.kernel) / stride + 1;
-  a.out_w = transposed ? a.in_w : (a.in_w + 2 * a.pad - a.kernel) / stride + 1;
-  const std::int64_t taps = transposed ? w.shape[0] * w.shape[1] : w.shape[1] * w.shape[2];
-  YN_CHECK(taps == (transposed ? 4 : a.kernel * a.kernel) && w.shape[transposed ? 2 : 0] == a.y.channels, kOp,
-           ": weight must fit y, got ", shape_text(w));
-  YN_CHECK(out.shape[0] == in.shape[0] && out.shape[1] == a.out_h * by && out.shape[2] == a.out_w * by, kOp,
-           ": y must have ", a.out_h * by, " x ", a.out_w * by, " pixels, got ", shape_text(out));
+  out.check_sides(kOp, "y", a.batch, by * a.out_h, by * a.out_w);
   a.offset = numbers(take(offset, "offset"), "offset", a.out_n());
   if (a.x.elem == cuda::Elem::s8) a.multiplier = numbers(take(multiplier, "multiplier"), "multiplier", a.out_n());
-  if (!residual.is_none()) {
-    a.residual = map_of(take(residual, "residual"), "residual");
-    const TensorView r = held.back().view();
-    YN_CHECK(r.shape == out.shape, kOp, ": residual must have the shape of y, got ", shape_text(r));
+  if (added) {
+    added->check_sides(kOp, "residual", a.batch, by * a.out_h, by * a.out_w);
+    YN_CHECK(added->view.channels == a.y.channels, kOp, ": residual must have the channels of y, got ",
+             shape_text(added->arg.view()));
+    a.residual = added->view;
   }
   a.relu = relu;
   a.residual_scale = static_cast<float>(residual_scale);
@@ -125,10 +109,10 @@ py::list variants(const std::string& dtype) {
 void bind_cuda_conv(py::module_& module) {
   module.def("_conv_variants", &variants, py::arg("dtype"));
   module.def("_conv", &conv, py::arg("x"), py::arg("weight"), py::arg("multiplier"), py::arg("offset"),
-             py::arg("residual"), py::arg("y"), py::kw_only(), py::arg("stride") = 1, py::arg("relu") = false,
-             py::arg("transposed") = false, py::arg("residual_scale") = 1.0, py::arg("variant") = 0,
-             py::arg("splits") = 1, py::arg("partial") = py::none(), py::arg("counters") = py::none(),
-             py::arg("stream"));
+             py::arg("residual"), py::arg("y"), py::kw_only(), py::arg("stride") = 1, py::arg("pad") = py::none(),
+             py::arg("relu") = false, py::arg("transposed") = false, py::arg("residual_scale") = 1.0,
+             py::arg("variant") = 0, py::arg("splits") = 1, py::arg("partial") = py::none(),
+             py::arg("counters") = py::none(), py::arg("stream"));
 }
 
 }  // namespace yolonas::bindings

@@ -5,7 +5,7 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/cuda_args.h"
+#include "bindings/cuda_map.h"
 #include "bindings/gil.h"
 #include "cuda/detect.h"
 #include "cuda/device.h"
@@ -18,27 +18,6 @@ void bind_cuda_detect(py::module_& module);
 namespace {
 
 constexpr const char* kOp = "detect";
-
-// (N, h, w, C) float32 whose pixels lie in raster order, perhaps with other channels between them.
-cuda::MapView map_of(const TensorView& view, const char* what) {
-  YN_CHECK_TYPE(view.dtype == DType::f32, kOp, ": ", what, " must be float32, got ", name(view.dtype));
-  YN_CHECK(view.rank == 4, kOp, ": ", what, " must have shape (N, h, w, C), got ", shape_text(view));
-  const auto& n = view.shape;
-  const auto& step = view.stride;
-  if (view.numel() == 0) return {view.data, cuda::Elem::f32, static_cast<int>(n[3]), static_cast<int>(n[3])};
-  std::int64_t pixel = n[3];  // where no side tells it
-  std::int64_t pixels = 1;    // from one to the next along the axis
-  for (std::size_t axis = 3; axis-- > 0; pixels *= n[axis]) {
-    if (pixel == n[3] && n[axis] > 1) pixel = step[axis] / pixels;
-  }
-  bool raster = pixel >= n[3] && pixel <= 0x7fffffff && (n[3] == 1 || step[3] == 1);
-  pixels = 1;
-  for (std::size_t axis = 3; axis-- > 0; pixels *= n[axis]) {
-    raster = raster && (n[axis] == 1 || step[axis] == pixels * pixel);
-  }
-  YN_CHECK(raster, kOp, ": ", what, " must have its pixels in raster order; pass a contiguous copy");
-  return {view.data, cuda::Elem::f32, static_cast<int>(n[3]), static_cast<int>(pixel)};
-}
 
 void bind_detect(py::module_& module) {
   module.def(
@@ -62,7 +41,15 @@ void bind_detect(py::module_& module) {
          std::int64_t max_det, bool agnostic, const py::object& detections, const py::object& counts,
          const py::object& workspace, std::uintptr_t stream) {
         CudaArgs tensors(kOp);
-        const auto cls_args = tensors.take_list(cls, "class output"), reg_args = tensors.take_list(reg, "box output");
+        const auto take_maps = [&](const py::sequence& objects, const char* argument) {
+          std::vector<Map> maps;
+          for (const py::handle& object : objects) {
+            maps.emplace_back(tensors, object, kOp, argument);
+            maps.back().check_type(kOp, argument, cuda::Elem::f32);
+          }
+          return maps;
+        };
+        const std::vector<Map> cls_args = take_maps(cls, "class output"), reg_args = take_maps(reg, "box output");
         const TensorArg detections_arg = tensors.take(detections, "detections"),
                         counts_arg = tensors.take(counts, "counts"),
                         workspace_arg = tensors.take(workspace, "workspace");
@@ -74,20 +61,15 @@ void bind_detect(py::module_& module) {
                  cls_args.size(), ", ", reg_args.size(), " and ", strides.size());
         cuda::DetectArgs args;
         for (std::size_t i = 0; i < cls_args.size(); ++i) {
-          const TensorView &scores = cls_args[i].view(), &boxes = reg_args[i].view();
-          const cuda::MapView cls_map = map_of(scores, "class output"), reg_map = map_of(boxes, "box output");
+          const Map &scores = cls_args[i], &boxes = reg_args[i];
           if (i == 0) {
-            args.batch = static_cast<int>(scores.shape[0]);
-            args.classes = cls_map.channels;
+            args.batch = scores.side(0);
+            args.classes = scores.view.channels;
           }
-          for (int axis = 0; axis < 3; ++axis) {
-            const auto at = static_cast<std::size_t>(axis);
-            YN_CHECK(scores.shape[0] == args.batch && scores.shape[at] == boxes.shape[at], kOp, ": class output ", i,
-                     " must have the batch of the first and the sides of its box output, got ", shape_text(scores),
-                     " and ", shape_text(boxes));
-          }
-          args.levels.push_back({cls_map, reg_map, static_cast<int>(scores.shape[1]), static_cast<int>(scores.shape[2]),
-                                 static_cast<float>(strides[i])});
+          scores.check_sides(kOp, "class output", args.batch, scores.side(1), scores.side(2));
+          boxes.check_sides(kOp, "box output", args.batch, scores.side(1), scores.side(2));
+          args.levels.push_back(
+              {scores.view, boxes.view, scores.side(1), scores.side(2), static_cast<float>(strides[i])});
         }
         args.candidates.conf = static_cast<float>(conf);
         args.candidates.top_k = top_k;

@@ -4,13 +4,12 @@
 
 #include <array>
 #include <memory>
-#include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/cuda_args.h"
+#include "bindings/engine_args.h"
 #include "bindings/gil.h"
 #include "bindings/graph_arg.h"
 #include "cuda/engine.h"
@@ -73,8 +72,6 @@ void channel_sums(cuda::Engine& self, const py::object& x, const py::object& sum
   self.channel_sums(x_arg.view(), sums_arg.view(), as_stream(stream));
 }
 
-using Pair = std::array<std::int64_t, 2>;  // along (height, width)
-
 void detect(cuda::Engine& self, const py::sequence& pictures, const Pair& frame, const std::vector<Pair>& resized,
             const std::vector<Pair>& offsets, int pad_value, bool swap_channels, const std::array<double, 3>& mean,
             const std::array<double, 3>& divisor, double conf, std::int64_t top_k, bool multi_label,
@@ -83,23 +80,11 @@ void detect(cuda::Engine& self, const py::sequence& pictures, const Pair& frame,
   const char* op = "detect";
   CudaArgs args(op);
   const std::vector<TensorArg> images = args.take_list(pictures, "picture");
-  YN_CHECK(resized.size() == images.size() && offsets.size() == images.size(), op,
-           ": resized and offsets must have one pair per picture, ", images.size(), ", got ", resized.size(), " and ",
-           offsets.size());
+  const std::vector<LetterboxParams> placed =
+      placements(op, images.size(), resized, offsets, pad_value, swap_channels, mean, divisor);
   DetectRequest request;
-  LetterboxParams placement;
-  placement.pad_value = pad_value;
-  placement.swap_channels = swap_channels;
-  for (std::size_t c = 0; c < 3; ++c) {
-    placement.mean[c] = static_cast<float>(mean[c]);
-    placement.divisor[c] = static_cast<float>(divisor[c]);
-  }
   for (std::size_t i = 0; i < images.size(); ++i) {
-    placement.resized_h = resized[i][0];
-    placement.resized_w = resized[i][1];
-    placement.top = offsets[i][0];
-    placement.left = offsets[i][1];
-    request.pictures.push_back({images[i].view(), placement});
+    request.pictures.push_back({images[i].view(), placed[i]});
   }
   request.frame_h = frame[0];
   request.frame_w = frame[1];
@@ -126,22 +111,9 @@ py::list plan(cuda::Engine& self, std::int64_t height, std::int64_t width, std::
   }
   py::list steps;
   for (const cuda::StepInfo& info : infos) {
-    py::dict step;
-    step["name"] = info.name;
-    step["op"] = info.op;
-    step["algorithm"] = info.algorithm;
-    step["splits"] = info.splits;
-    step["input"] = py::make_tuple(info.in_h, info.in_w, info.in_c);
-    step["output"] = py::make_tuple(info.out_h, info.out_w, info.out_c);
-    step["kernel"] = info.kernel;
-    step["stride"] = info.stride;
-    step["mflop"] = info.mflop;
-    step["weight_bytes"] = info.weight_bytes;
+    py::dict step = step_dict(info);
     step["dtype"] = info.dtype;
-    step["pixel_numbers"] = py::make_tuple(info.in_stride, info.out_stride);
-    step["residual"] = info.residual;
-    step["tuned"] = info.tuned;
-    step["pictures"] = info.pictures;
+    step["splits"] = info.splits;
     step["stream"] = info.stream;
     step["waits"] = info.waits;
     step["overlap"] = info.overlap;
@@ -157,11 +129,7 @@ py::dict memory(cuda::Engine& self, std::int64_t height, std::int64_t width, std
     const GilRelease release;
     use = self.memory({batch, height, width});
   }
-  py::dict bytes;
-  bytes["weights"] = use.weights;
-  bytes["arena"] = use.arena;
-  bytes["workspaces"] = use.workspaces;
-  return bytes;
+  return memory_dict(use);
 }
 
 std::vector<double> time_steps(cuda::Engine& self, std::int64_t height, std::int64_t width, std::int64_t batch,
@@ -170,9 +138,7 @@ std::vector<double> time_steps(cuda::Engine& self, std::int64_t height, std::int
   return self.time_steps({batch, height, width}, rounds);
 }
 
-// (algorithm, splits, 0), or None: three like the CPU's.
-using ChoiceTuple = std::optional<std::tuple<std::string, std::int64_t, std::int64_t>>;
-
+// Of (variant, splits, 0).
 cuda::TunedSteps read_choices(const std::vector<ChoiceTuple>& tuples) {
   cuda::TunedSteps steps;
   for (const ChoiceTuple& one : tuples) {

@@ -120,12 +120,6 @@ std::vector<engine::Memory> Engine::spare_outputs(const engine::InputSize& size,
   return memory;
 }
 
-std::vector<std::string> Engine::step_names() const {
-  std::vector<std::string> names;
-  for (const engine::Step& step : graph_.steps) names.push_back(step.name);
-  return names;
-}
-
 std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
   engine::check_size(graph_, size, "plan");
   const std::shared_ptr<const Plan> plan = plan_for(part_of(size, num_threads()));

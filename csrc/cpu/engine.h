@@ -86,7 +86,7 @@ class Engine {
   // For tests: every buffer of later runs ends at a page that nobody may touch, and holds NaN at first.
   void guard_buffers(bool on) { guard_.store(on, std::memory_order_relaxed); }
 
-  std::vector<std::string> step_names() const;
+  std::vector<std::string> step_names() const { return graph_.step_names(); }
 
   std::int64_t num_classes() const { return graph_.levels[0].cls.channels; }  // of the first level
 

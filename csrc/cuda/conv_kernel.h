@@ -395,33 +395,48 @@ __device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, in
   return true;
 }
 
-// Block (tile, split) of the grid; tiles of the same pixels are neighbours. Shared memory decides how many blocks run
-// at once, so the compiler need not save registers for more of them.
+// What a block computes, (tile, split) of the grid, and where its steps lie in shared memory. Tiles of the same pixels
+// are neighbours.
+template <class Tile>
+struct ConvBlock {
+  int tile, split, first_row, first_column, first_step, steps;
+  unsigned char* shared;
+
+  __device__ __forceinline__ ConvBlock(const ConvKernelArgs& a, unsigned char* memory) : shared(memory) {
+    tile = static_cast<int>(blockIdx.x);
+    split = static_cast<int>(blockIdx.y);
+    first_row = tile / a.column_tiles * Tile::kRows;
+    first_column = tile % a.column_tiles * Tile::kColumns;
+    const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
+    first_step = split * a.split_steps;
+    steps = min(a.split_steps, all_steps - first_step);
+  }
+  __device__ __forceinline__ unsigned char* pixels(int step) const {
+    return shared + step % Tile::kStages * Tile::kStageBytes;
+  }
+  __device__ __forceinline__ unsigned char* weights(int step) const { return pixels(step) + Tile::kRows * Tile::kStep; }
+};
+
+// Shared memory decides how many blocks run at once, so the compiler need not save registers for more of them.
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKernelArgs a) {
 #if defined(__CUDA_ARCH__)
   if constexpr (Tile::kLeastArch * 10 > __CUDA_ARCH__) return;  // never launched there
 #endif
   YN_DYNAMIC_SHARED(shared);
-  const int tile = static_cast<int>(blockIdx.x), split = static_cast<int>(blockIdx.y);
-  const int first_row = tile / a.column_tiles * Tile::kRows, first_column = tile % a.column_tiles * Tile::kColumns;
-  const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
-  const int first_step = split * a.split_steps;
-  const int steps = min(a.split_steps, all_steps - first_step);
-
-  ConvLoader<Tile> loader(a, first_row, first_column, first_step);
-  const auto pixels_of = [&](int step) { return shared + step % Tile::kStages * Tile::kStageBytes; };
-  const auto weights_of = [&](int step) { return pixels_of(step) + Tile::kRows * Tile::kStep; };
+  const ConvBlock<Tile> block(a, shared);
+  const int steps = block.steps;
+  ConvLoader<Tile> loader(a, block.first_row, block.first_column, block.first_step);
   // Weights never change, so they may come before the launch that makes the pixels has ended.
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) loader.load_weights(weights_of(step));
+    if (step < steps) loader.load_weights(block.weights(step));
   }
   wait_for_previous();
   let_next_begin();
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) loader.load_pixels(pixels_of(step));
+    if (step < steps) loader.load_pixels(block.pixels(step));
     cp_async_commit();
   }
 
@@ -434,14 +449,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKerne
     __syncthreads();                     // of everyone's; and all have left the stage that is filled next
     const int next = step + Tile::kStages - 1;
     if (next < steps) {
-      loader.load_weights(weights_of(next));
-      loader.load_pixels(pixels_of(next));
+      loader.load_weights(block.weights(next));
+      loader.load_pixels(block.pixels(next));
     }
     cp_async_commit();
-    multiply_step<Tile>(pixels_of(step), weights_of(step), warp_row, warp_column, sums);
+    multiply_step<Tile>(block.pixels(step), block.weights(step), warp_row, warp_column, sums);
   }
-  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, first_row + warp_row, first_column + warp_column, sums);
+  if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
+  finish<Tile>(a, block.first_row + warp_row, block.first_column + warp_column, sums);
 }
 
 template <class Tile>

@@ -469,12 +469,6 @@ void Engine::guard_buffers(bool on) {
 
 // --- what is known of steps ---
 
-std::vector<std::string> Engine::step_names() const {
-  std::vector<std::string> names;
-  for (const engine::Step& step : graph_.steps) names.push_back(step.name);
-  return names;
-}
-
 std::vector<StepInfo> Engine::plan(const engine::InputSize& size) {
   engine::check_size(graph_, size, "plan");
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -102,7 +102,7 @@ class Engine {
   void guard_buffers(bool on);
   int graph_count();  // that are kept
 
-  std::vector<std::string> step_names() const;
+  std::vector<std::string> step_names() const { return graph_.step_names(); }
   std::int64_t num_classes() const { return levels_[0].classes; }  // of the first level
   int device() const { return options_.device; }
   bool half() const { return options_.half; }

@@ -228,6 +228,12 @@ std::string view_text(const View& view) {
   return concat("buffer ", view.buffer, ", channels ", view.offset, "..", view.offset + view.channels - 1);
 }
 
+std::vector<std::string> Graph::step_names() const {
+  std::vector<std::string> names;
+  for (const Step& step : steps) names.push_back(step.name);
+  return names;
+}
+
 std::int64_t Graph::size_multiple() const noexcept {
   std::int64_t deepest = 0;
   for (const Buffer& buffer : buffers) deepest = std::max(deepest, buffer.downscale_log2);

@@ -62,6 +62,7 @@ struct Graph {
   std::vector<Step> steps;
   std::vector<Level> levels;
 
+  std::vector<std::string> step_names() const;
   std::int64_t size_multiple() const noexcept;  // height and width of an input must be multiples of this
 };
 

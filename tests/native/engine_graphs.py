@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from harness import bits, native
@@ -29,36 +29,53 @@ def upsample(name: str, x: Any, y: Any) -> dict[str, Any]:
     return {"op": "upsample", "name": name, "input": x, "output": y, "weight": weight, "bias": bias}
 
 
-def graph() -> Graph:
+class Widths(NamedTuple):
+    """Channels of the buffers of `graph`."""
+
+    stem: int
+    four: int
+    pool: int  # a fourth of the joined ones
+    up: int
+    beside: int
+    coarse: int  # at least 50
+
+
+ODD = Widths(24, 56, 9, 23, 10, 50)
+SIXTEENS = Widths(32, 48, 16, 32, 16, 64)  # multiples of 16, where a step reads them
+
+
+def graph(widths: Widths = ODD) -> Graph:
     """Every kind of step, concats, residuals in and out of place, outputs with and without a buffer of their own."""
-    stem, two, bottleneck, four, spp = (1, 0, 24), (2, 0, 40), (3, 0, 24), (4, 0, 56), (5, 0, 36)
-    buffers = [(0, 3), (1, 24), (2, 64), (2, 24), (3, 56), (3, 36), (2, 33), (2, 9), (3, 50), (2, 34), (4, 21), (4, 7)]
+    w, last = widths, widths.stem + 16  # where the last of the joined parts begins
+    stem, two, bottleneck, four = (1, 0, w.stem), (2, 0, last + w.stem), (3, 0, w.stem), (4, 0, w.four)
+    first, spp, joined = (2, 0, w.stem), (5, 0, 4 * w.pool), (6, 0, w.beside + w.up)
+    buffers = [(0, 3), (1, w.stem), (2, two[2]), (2, w.stem), (3, w.four), (3, spp[2]), (2, joined[2]), (2, 9)]
+    buffers += [(3, w.coarse), (2, 34), (4, 21), (4, 7)]
     steps = [
         conv("stem", (0, 0, 3), stem, 3, 2),
-        conv("down", stem, (2, 0, 24), 3, 2),
-        conv("side", (2, 0, 24), (2, 24, 16), 1),
-        conv("first", (2, 0, 24), bottleneck, 3),
-        conv("second", bottleneck, (2, 40, 24), 3, residual=(2, 0, 24), residual_scale=0.75),
-        conv("deeper", (2, 0, 64), four, 3, 2, relu=False),
-        conv("pool in", four, (5, 0, 9), 1),
-        {"op": "max_pool5", "name": "pool", "input": (5, 0, 9), "output": (5, 9, 9)},
-        {"op": "max_pool5", "name": "pool", "input": (5, 9, 9), "output": (5, 18, 9)},
-        {"op": "max_pool5", "input": (5, 18, 9), "output": (5, 27, 9)},
+        conv("down", stem, first, 3, 2),
+        conv("side", first, (2, w.stem, 16), 1),
+        conv("first", first, bottleneck, 3),
+        conv("second", bottleneck, (2, last, w.stem), 3, residual=first, residual_scale=0.75),
+        conv("deeper", two, four, 3, 2, relu=False),
+        conv("pool in", four, (5, 0, w.pool), 1),
+        {"op": "max_pool5", "name": "pool", "input": (5, 0, w.pool), "output": (5, w.pool, w.pool)},
+        {"op": "max_pool5", "name": "pool", "input": (5, w.pool, w.pool), "output": (5, 2 * w.pool, w.pool)},
+        {"op": "max_pool5", "input": (5, 2 * w.pool, w.pool), "output": (5, 3 * w.pool, w.pool)},
         conv("in place", spp, four, 1, residual=four, residual_scale=-0.5),
-        upsample("up", four, (6, 10, 23)),
-        conv("beside", two, (6, 0, 10), 5),
-        conv("fine cls", (6, 0, 33), (7, 0, 9), 1, relu=False),
-        conv("fine reg", (6, 0, 33), (9, 0, 34), 3, relu=False),
-        conv("coarse", four, (8, 0, 50), 3, relu=False),
+        upsample("up", four, (6, w.beside, w.up)),
+        conv("beside", two, (6, 0, w.beside), 5),
+        conv("fine cls", joined, (7, 0, 9), 1, relu=False),
+        conv("fine reg", joined, (9, 0, 34), 3, relu=False),
+        conv("coarse", four, (8, 0, w.coarse), 3, relu=False),
         conv("last cls", four, (10, 0, 21), 1, 2, relu=False),
-        conv("last reg", (8, 0, 50), (11, 0, 7), 3, 2, relu=False),
+        conv("last reg", (8, 0, w.coarse), (11, 0, 7), 3, 2, relu=False),
     ]
     outputs = [
         {"cls": (7, 0, 9), "reg": (9, 2, 30), "stride": 4},
         {"cls": (8, 0, 13), "reg": (8, 13, 37), "stride": 8},
         {"cls": (10, 0, 21), "reg": (11, 0, 7), "stride": 16},
     ]
-    assert two[0] == 2
     return buffers, steps, outputs
 
 

@@ -7,12 +7,11 @@ wait or barrier shows. It says nothing about speed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from emulated_cuda import FakeCudaTensor, build
+from emulated_cuda import FakeCudaTensor
 from harness import guarded
 
 from yolonas import _native
@@ -21,11 +20,6 @@ from yolonas.ops import reference
 Arrays = dict[str, np.ndarray]
 Views = dict[str, tuple[int, int]]  # first channel and number of channels of an array
 Run = Callable[..., None]  # calls `_cuda._conv`, and writes to the arrays what it wrote
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(tmp_path_factory.mktemp("emulated_cuda"))
 
 
 @pytest.fixture(

@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
-import cuda_graphs
 import engine_graphs
 import harness
 import int8_graphs
 import numpy as np
 import pytest
 from cuda_graphs import DETECTOR, DETECTOR_INT8, GRAPH, INT8, INTEGERS
-from emulated_cuda import FakeCudaTensor, build, live_allocations
-from engine_graphs import Graph, conv, outputs_for, picture, same
+from emulated_cuda import FakeCudaTensor, live_allocations
+from engine_graphs import SIXTEENS, Graph, conv, outputs_for, picture, same
+from engine_graphs import graph as float_graph
 from golden_recipe import fill_
 from int8_graphs import convert
 from quantized_networks import quantize_
@@ -33,11 +33,6 @@ from yolonas.quantization.histogram import BINS, EDGES, FINITE, Histogram
 from yolonas.quantized_graph import quantized_graph
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(tmp_path_factory.mktemp("emulated_cuda"))
 
 
 class Emulated:
@@ -125,6 +120,11 @@ def emulator(emulated: ModuleType) -> Emulated:
 
 
 TOLERANCE = {False: 2e-5, True: 1e-2}  # of the largest output; float16 rounds every map
+
+
+def names_of(graph: Graph) -> list[str]:
+    """Steps without a name are called by their number."""
+    return [step.get("name", str(number)) for number, step in enumerate(graph[1])]
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray], *, half: bool = False) -> None:
@@ -505,7 +505,7 @@ def test_too_little_memory_is_said_and_leaves_an_engine_that_runs(
 
 
 def test_no_python_object_is_kept(cuda: Any) -> None:
-    buffers, steps, outputs = cuda_graphs.graph()
+    buffers, steps, outputs = float_graph(SIXTEENS)
     engine, x = cuda.make((buffers, steps, outputs)), picture(1, 16, 16)
     expected = cuda.run(engine, GRAPH, x)
     for step in steps:
@@ -623,7 +623,7 @@ def test_detections_of_pictures_beyond_one_launch(cuda: Any) -> None:
 def test_plan_says_what_runs(cuda: Any) -> None:
     engine = cuda.make(GRAPH, half=True)
     plan = engine.plan(64, 96, 2)
-    assert [step["name"] for step in plan] == engine.step_names == [step["name"] for step in GRAPH[1]]
+    assert [step["name"] for step in plan] == engine.step_names == names_of(GRAPH)
     deeper = plan[5]
     assert (deeper["input"], deeper["output"], deeper["kernel"], deeper["stride"]) == ((16, 24, 80), (8, 12, 48), 3, 2)
     assert deeper["mflop"] == pytest.approx(2 * 2 * 8 * 12 * 9 * 80 * 48 / 1e6)
@@ -714,7 +714,7 @@ def test_what_does_not_fit_is_named(emulator: Emulated, name: str) -> None:
 
 
 def test_weights_that_float16_cannot_hold(emulator: Emulated) -> None:
-    buffers, steps, outputs = cuda_graphs.graph()
+    buffers, steps, outputs = float_graph(SIXTEENS)
     steps[3]["weight"] = steps[3]["weight"] * np.float32(1e6)
     emulator.make((buffers, steps, outputs))
     with pytest.raises(ValueError, match=r"weight of step 'first' must lie within -65504\.\.65504 for float16, got"):
@@ -787,69 +787,3 @@ def test_hostile_values(emulator: Emulated, kind: str) -> None:
             engine.plan(height, width, batch)
         except (TypeError, ValueError, OverflowError):
             continue
-
-
-# --- schedules ---
-
-
-def ancestors(needs: list[list[int]]) -> list[set[int]]:
-    found: list[set[int]] = []
-    for own in needs:
-        found.append({task for need in own for task in {need, *found[need]}})
-    return found
-
-
-def random_tasks(rng: np.random.Generator) -> tuple[list[float], list[list[int]]]:
-    count = int(rng.integers(1, 40))
-    density = rng.choice([0.02, 0.1, 0.4])
-    needs = [[j for j in range(i) if rng.random() < (0.5 if j == i - 1 else density)] for i in range(count)]
-    return [float(cost) for cost in rng.choice([0.0, 1.0, 5.0], count)], needs
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_schedules(emulator: Emulated, seed: int) -> None:
-    """What a task needs has ended by its stream's order and the waits, and no wait says what is known already."""
-    rng = np.random.default_rng(seed)
-    costs, needs = random_tasks(rng)
-    streams = int(rng.choice([1, 2, 3, 8]))
-    slots, joins = emulator.module._schedule(costs, needs, streams)
-    tails: dict[int, int] = {}
-    ended: list[set[int]] = []  # when a task begins
-    for task, (stream, waits, fork, _, overlap) in enumerate(slots):
-        assert 0 <= stream < streams
-        before = tails.get(stream)
-        by_order = {before, *ended[before]} if before is not None else set()
-        sources = [by_order, *({wait, *ended[wait]} for wait in waits)]
-        ended.append(set().union(*sources))
-        assert set(needs[task]) <= ended[task]
-        for i, wait in enumerate(waits):
-            assert slots[wait][0] != stream
-            assert slots[wait][3]  # recorded
-            assert wait not in set().union(*sources[: i + 1], *sources[i + 2 :])
-        assert overlap == (before is not None and not waits)
-        assert fork == (before is None and not waits and stream != 0)
-        tails[stream] = task
-    assert slots[0][0] == 0 or streams > 1
-    last = tails.get(0)
-    at_end = {last, *ended[last]} if last is not None else set()
-    for join in joins:
-        assert slots[join][3]
-        assert join not in at_end
-        at_end |= {join, *ended[join]}
-    assert at_end == set(range(len(costs)))
-    recorded = {task for task, slot in enumerate(slots) if slot[3]}
-    assert recorded == {wait for slot in slots for wait in slot[1]} | set(joins)
-    if streams == 1:
-        assert all(slot[0] == 0 and not slot[1] for slot in slots)
-
-
-def test_a_chain_stays_on_its_stream_and_branches_do_not(emulator: Emulated) -> None:
-    slots, joins = emulator.module._schedule([1.0] * 5, [[], [0], [1], [2], [3]], 8)
-    assert slots == [(0, [], False, False, i > 0) for i in range(5)]
-    assert joins == []
-    # 0 -> 1 -> 2 -> 5 is the longest, 3 and 4 run beside.
-    slots, joins = emulator.module._schedule([1.0, 5.0, 5.0, 1.0, 1.0, 1.0], [[], [0], [1], [0], [3], [2, 4]], 8)
-    assert [slot[0] for slot in slots] == [0, 0, 0, 1, 1, 0]
-    assert [slot[1] for slot in slots] == [[], [], [], [0], [], [4]]
-    assert [slot[4] for slot in slots] == [False, True, True, False, True, False]
-    assert joins == []

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from cuda_stand_in import World
-from emulated_cuda import build
 from golden_recipe import fill_
 from quantized_networks import narrow, quantize_, sixteens
 from quantized_networks import picture as noise
@@ -29,11 +28,6 @@ CUDA = torch.device("cuda:0")
 QUICK: dict[str, Any] = {"imgsz": 64, "conf": 0.6, "max_det": 30, "verbose": False}
 SIZES = [(90, 120), (64, 40)]
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8) for seed, size in enumerate(SIZES)]
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(tmp_path_factory.mktemp("emulated_cuda"))
 
 
 @pytest.fixture

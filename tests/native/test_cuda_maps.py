@@ -14,7 +14,7 @@ import harness
 import numpy as np
 import pytest
 import torch
-from emulated_cuda import FakeCudaTensor, build
+from emulated_cuda import FakeCudaTensor
 
 from yolonas import _native
 from yolonas.ops import _torch
@@ -38,11 +38,6 @@ class Channels:
 
 
 Run = Callable[..., None]  # (name of the function, its arguments as NumPy arrays, which it overwrites, its settings)
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(tmp_path_factory.mktemp("emulated_cuda_maps"))
 
 
 @pytest.fixture(
@@ -393,9 +388,10 @@ def convolve(run: Run, conv: Conv, x: Array, weight: Array, bias: Array, residua
         y.array[...] = residual
         added = y
     run(
-        "_conv_f32",
+        "_conv",
         source,
         weight,
+        None,
         bias,
         added,
         y,

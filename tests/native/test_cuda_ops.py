@@ -14,7 +14,7 @@ import harness
 import numpy as np
 import pytest
 import torch
-from emulated_cuda import FakeCudaTensor, build
+from emulated_cuda import FakeCudaTensor
 
 from yolonas import _native
 from yolonas.ops import _torch_cuda
@@ -24,11 +24,6 @@ OPS = torch.ops.yolonas
 SIZES = [(2, 3), (1, 1), (5, 7)]
 
 Run = Callable[..., Any]  # (name of the op, its arguments on the CPU) -> its results on the CPU
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(tmp_path_factory.mktemp("emulated_cuda"))
 
 
 @pytest.fixture(

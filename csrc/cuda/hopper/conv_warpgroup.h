@@ -17,24 +17,18 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
   static_assert(Tile::kRows * Tile::kStep % 1024 == 0 && Tile::kStageBytes % 1024 == 0, "tiles at multiples of 1024");
   constexpr int kAhead = Tile::kStages - 2;  // steps that are copied before they are needed
   YN_DYNAMIC_SHARED(shared);
-  const int tile = static_cast<int>(blockIdx.x), split = static_cast<int>(blockIdx.y);
-  const int first_row = tile / a.column_tiles * Tile::kRows, first_column = tile % a.column_tiles * Tile::kColumns;
-  const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
-  const int first_step = split * a.split_steps;
-  const int steps = min(a.split_steps, all_steps - first_step);
-
-  ConvLoader<Tile> loader(a, first_row, first_column, first_step);
-  const auto pixels_of = [&](int step) { return shared + step % Tile::kStages * Tile::kStageBytes; };
-  const auto weights_of = [&](int step) { return pixels_of(step) + Tile::kRows * Tile::kStep; };
+  const ConvBlock<Tile> block(a, shared);
+  const int steps = block.steps;
+  ConvLoader<Tile> loader(a, block.first_row, block.first_column, block.first_step);
 #pragma unroll
   for (int step = 0; step < kAhead; ++step) {
-    if (step < steps) loader.load_weights(weights_of(step));
+    if (step < steps) loader.load_weights(block.weights(step));
   }
   wait_for_previous();
   let_next_begin();
 #pragma unroll
   for (int step = 0; step < kAhead; ++step) {
-    if (step < steps) loader.load_pixels(pixels_of(step));
+    if (step < steps) loader.load_pixels(block.pixels(step));
     cp_async_commit();
   }
 
@@ -47,15 +41,15 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
     __syncthreads();  // the step is there; and everyone's products of the step before the last one have ended
     const int next = step + kAhead;
     if (next < steps) {
-      loader.load_weights(weights_of(next));
-      loader.load_pixels(pixels_of(next));
+      loader.load_weights(block.weights(next));
+      loader.load_pixels(block.pixels(next));
     }
     cp_async_commit();
     begin_products();
 #pragma unroll
     for (int k = 0; k < Tile::kStep / 32; ++k) {
-      warpgroup_product<Tile::kColumns>(sums[0], operand_of(pixels_of(step) + group_row * Tile::kStep + k * 32),
-                                        operand_of(weights_of(step) + k * 32));
+      warpgroup_product<Tile::kColumns>(sums[0], operand_of(block.pixels(step) + group_row * Tile::kStep + k * 32),
+                                        operand_of(block.weights(step) + k * 32));
     }
     commit_products();
     wait_for_products<1>();
@@ -66,8 +60,8 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
 #pragma unroll
     for (int e = 0; e < 4; ++e) settle(sums[0][j][e]);
   }
-  if (a.splits > 1 && !add_splits<Tile>(a, tile, split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, first_row + warp * 16, first_column, sums);
+  if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
+  finish<Tile>(a, block.first_row + warp * 16, block.first_column, sums);
 }
 
 template <class Tile>
