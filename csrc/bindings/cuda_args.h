@@ -17,13 +17,13 @@ class CudaArgs {
   explicit CudaArgs(const char* op) : op_(op) {}
 
   TensorArg take(const pybind11::handle& object, const char* argument) {
-    TensorArg tensor(object, op_, argument);
+    TensorArg tensor(object, op_, argument, true);
     place(tensor.view(), argument);
     return tensor;
   }
 
   std::vector<TensorArg> take_list(const pybind11::sequence& objects, const char* argument) {
-    std::vector<TensorArg> tensors = tensor_list(objects, op_, argument);
+    std::vector<TensorArg> tensors = tensor_list(objects, op_, argument, true);
     for (const TensorArg& tensor : tensors) place(tensor.view(), argument);
     return tensors;
   }

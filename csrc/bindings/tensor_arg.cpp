@@ -77,7 +77,7 @@ bool dtype_of_dlpack(const dlpack::Tensor& t, DType& dtype) {
 
 }  // namespace
 
-TensorArg::TensorArg(const py::handle& object, const char* op, const char* argument) {
+TensorArg::TensorArg(const py::handle& object, const char* op, const char* argument, bool on_device) {
   if (PyObject_CheckBuffer(object.ptr())) {
     // Read-only memory is taken; check_output refuses it where it would be written to.
     if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_RECORDS) != 0) {
@@ -92,7 +92,8 @@ TensorArg::TensorArg(const py::handle& object, const char* op, const char* argum
       throw;
     }
   } else if (py::hasattr(object, "__dlpack__")) {
-    from_dlpack(object, op, argument);
+    const py::object dlpack = object.attr("__dlpack__");
+    from_dlpack(on_device ? dlpack(py::arg("stream") = -1) : dlpack(), op, argument);
   } else {
     YN_CHECK_TYPE(false, op, ": ", argument, " must be an array (buffer protocol or DLPack), got ",
                   Py_TYPE(object.ptr())->tp_name);
@@ -122,8 +123,8 @@ void TensorArg::from_buffer(const char* op, const char* argument) {
            shape_text(view_), " must have that many elements, got ", buffer_.len, " bytes");
 }
 
-void TensorArg::from_dlpack(const py::handle& object, const char* op, const char* argument) {
-  capsule_ = object.attr("__dlpack__")();
+void TensorArg::from_dlpack(const py::object& capsule, const char* op, const char* argument) {
+  capsule_ = capsule;
   auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"));
   if (!managed) throw py::error_already_set();
   // The capsule keeps its name, so its own destructor frees the tensor when this object goes.
@@ -167,12 +168,12 @@ TensorArg on_cpu(const py::handle& object, const char* op, const char* argument)
   return tensor;
 }
 
-std::vector<TensorArg> tensor_list(const py::sequence& objects, const char* op, const char* argument) {
+std::vector<TensorArg> tensor_list(const py::sequence& objects, const char* op, const char* argument, bool on_device) {
   std::vector<TensorArg> list;
   list.reserve(objects.size());
   for (std::size_t i = 0; i < objects.size(); ++i) {
     const py::object object = objects[i];  // owned: not every sequence keeps the items that it hands out
-    list.emplace_back(object, op, argument);
+    list.emplace_back(object, op, argument, on_device);
   }
   return list;
 }

@@ -12,7 +12,9 @@ namespace yolonas::bindings {
 // Holds the object's memory for the time of a call. Must be made and destroyed with the GIL held.
 class TensorArg {
  public:
-  TensorArg(const pybind11::handle& object, const char* op, const char* argument);
+  // on_device: for memory of a device, of which another library is told that this call needs no order with its streams:
+  // the caller names the stream that the tensor's work is queued on.
+  TensorArg(const pybind11::handle& object, const char* op, const char* argument, bool on_device = false);
   ~TensorArg();
   TensorArg(TensorArg&& other) noexcept;
   TensorArg(const TensorArg&) = delete;
@@ -23,7 +25,7 @@ class TensorArg {
 
  private:
   void from_buffer(const char* op, const char* argument);
-  void from_dlpack(const pybind11::handle& object, const char* op, const char* argument);
+  void from_dlpack(const pybind11::object& capsule, const char* op, const char* argument);
 
   TensorView view_;
   Py_buffer buffer_{};
@@ -36,7 +38,8 @@ void check_on_cpu(const TensorArg& tensor, const char* op, const char* argument)
 TensorArg on_cpu(const pybind11::handle& object, const char* op, const char* argument);
 
 // A list or tuple of tensors.
-std::vector<TensorArg> tensor_list(const pybind11::sequence& objects, const char* op, const char* argument);
+std::vector<TensorArg> tensor_list(const pybind11::sequence& objects, const char* op, const char* argument,
+                                   bool on_device = false);
 std::vector<TensorView> views(const std::vector<TensorArg>& arguments);
 
 // Maps yolonas::TypeError, NotSupported and OutOfMemory; std::invalid_argument is ValueError already.
