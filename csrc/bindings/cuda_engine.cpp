@@ -195,6 +195,11 @@ int graph_count(cuda::Engine& self) {
   return self.graph_count();
 }
 
+std::string capture_failure(cuda::Engine& self) {
+  const GilRelease release;
+  return self.capture_failure();
+}
+
 void guard_buffers(cuda::Engine& self, bool on) {
   const GilRelease release;
   self.guard_buffers(on);
@@ -234,6 +239,7 @@ void bind_cuda_engine(py::module_& module) {
       .def_property_readonly("device", &cuda::Engine::device)
       .def_property_readonly("half", &cuda::Engine::half)
       .def_property_readonly("graph_count", &graph_count)
+      .def_property_readonly("capture_failure", &capture_failure)
       .def_property_readonly_static("plan_version", [](const py::object&) { return cuda::kPlanVersion; })
       .def("_guard_buffers", &guard_buffers, py::arg("on"));
   module.def("_schedule", &schedule, py::arg("costs"), py::arg("needs"), py::arg("streams"));

@@ -15,7 +15,7 @@ namespace yolonas::cuda {
 inline constexpr int kPlanVersion = 1;
 
 struct Processor {
-  int arch = 90;  // compute capability, ten times
+  int arch = 90;  // compute capability of its code, ten times
   int multiprocessors = 132;
   int shared_bytes = 227 << 10;       // of a multiprocessor
   std::vector<std::string> excluded;  // names of variants that are not to be used

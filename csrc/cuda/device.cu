@@ -79,6 +79,8 @@ void raise_cuda_error(const char* op, cudaError_t error) {
       throw std::runtime_error(concat(text, "; built with CUDA ", runtime_version(), ", the driver ",
                                       driver.empty() ? std::string("is missing") : "supports CUDA " + driver));
     }
+    case cudaErrorMemoryAllocation:
+      throw OutOfMemory(text);
     default:
       // Errors inside kernels surface at a later call, which need not be the one to blame.
       throw std::runtime_error(sync_after_launch() ? text

@@ -14,7 +14,8 @@ namespace yolonas::cuda {
 namespace {
 
 constexpr const char* kOp = "engine";
-constexpr std::size_t kPlans = 8, kDetects = 4;  // kept; of detects, per plan
+constexpr std::size_t kPlans = 32, kDetects = 16;  // kept; of detects, per plan
+constexpr int kMostFailures = 3;                   // of captures in a row
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
@@ -48,9 +49,9 @@ MapView dense(float* data, std::int64_t channels) {
   return {data, Elem::f32, static_cast<int>(channels), static_cast<int>(channels)};
 }
 
-[[noreturn]] void raise_unseen(const engine::InputSize& size) {
+[[noreturn]] void raise_unseen(const engine::InputSize& size, const char* with = "") {
   throw std::runtime_error(
-      concat(kOp, ": ", size_text(size), " must have been run once before a stream is captured with it"));
+      concat(kOp, ": ", size_text(size), " must have been run once", with, " before a stream is captured with it"));
 }
 
 }  // namespace
@@ -110,7 +111,7 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
   make_room(state, !capturing);
   if (capturing && !state.captured.seen) raise_unseen(size);  // kernels are loaded by their first launch
   const Pointers places = pointers(state);
-  begin(stream, capturing);
+  Call call(*this, stream, capturing);
   queue_input(state.plan, places, x, stream);
   queue_network(state, nullptr, stream, capturing);
   std::vector<MapCopy> copies;
@@ -120,7 +121,7 @@ void Engine::run(const TensorView& x, const std::vector<TensorView>& cls, const 
                       state.plan.pixels(static_cast<int>(view.buffer))});
   }
   copy_maps(copies.data(), static_cast<int>(copies.size()), {stream, false});
-  end(stream, capturing);
+  call.end();
 }
 
 void Engine::detect(const DetectRequest& request, Stream stream) {
@@ -138,7 +139,7 @@ void Engine::detect(const DetectRequest& request, Stream stream) {
   make_room(state, !capturing);
   DetectState& detect = detect_state(state, request, !capturing);
   const Pointers places = pointers(state);
-  begin(stream, capturing);
+  Call call(*this, stream, capturing);
   if (request.class_mask) copy_async(mask_.data(), request.class_mask->data, num_classes(), stream);
   const Network::Buffer& input = network_.buffers[at(network_.input)];
   letterbox_batch(frames.data(), static_cast<int>(frames.size()),
@@ -146,12 +147,12 @@ void Engine::detect(const DetectRequest& request, Stream stream) {
                   {stream, false});
   queue_network(state, &detect, stream, capturing);
   // One launch for both; a count is copied as two floats.
-  const MapCopy copies[] = {{dense(reinterpret_cast<float*>(detect.detections.data()), 6),
+  const MapCopy copies[] = {{dense(reinterpret_cast<float*>(state.detections.data()), 6),
                              request.detections.as<float>(), request.detections.numel() / 6},
-                            {dense(reinterpret_cast<float*>(detect.counts.data()), 2),
+                            {dense(reinterpret_cast<float*>(state.counts.data()), 2),
                              static_cast<float*>(request.counts.data), size.pictures}};
   copy_maps(copies, 2, {stream, false});
-  end(stream, capturing);
+  call.end();
 }
 
 void Engine::observe(const TensorView& x, const engine::Histograms& histograms, Stream stream) {
@@ -187,30 +188,48 @@ void Engine::run_watched(const char* op, const TensorView& x, const engine::Inpu
   const bool capturing = is_capturing(stream);
   PlanState& state = state_for(size, !capturing);
   make_room(state, !capturing);
+  if (capturing && !state.watched) raise_unseen(size, " so");
   const Pointers places = pointers(state);
-  begin(stream, capturing);
-  queue_input(state.plan, places, x, stream);
-  for (std::size_t i = 0; i < graph_.steps.size(); ++i) {
-    queue_step(state.plan, places, i, {stream, false});
-    // Of the graph: the network's may have zeros beside it.
-    const engine::View& view = graph_.steps[i].output;
-    look(i, network_.view(view, places.buffers[at(view.buffer)]), state.plan.pixels(static_cast<int>(view.buffer)));
+  Call call(*this, stream, capturing);
+  try {
+    queue_input(state.plan, places, x, stream);
+    for (std::size_t i = 0; i < graph_.steps.size(); ++i) {
+      queue_step(state.plan, places, i, {stream, false});
+      // Of the graph: the network's may have zeros beside it.
+      const engine::View& view = graph_.steps[i].output;
+      look(i, network_.view(view, places.buffers[at(view.buffer)]), state.plan.pixels(static_cast<int>(view.buffer)));
+    }
+  } catch (const OutOfMemory& error) {
+    throw std::runtime_error(error.what());  // a caller that tried again would count the first steps twice
   }
-  end(stream, capturing);
+  state.watched = true;
+  call.end();
 }
 
-// The engine's memory is for one call at a time. The end of a call that a caller captures is not known here.
-void Engine::begin(Stream stream, bool capturing) const {
-  if (last_ && !capturing) last_->make_wait(stream);
-}
-
-void Engine::end(Stream stream, bool capturing) {
+// The end of a call that a caller captures is not known here.
+Engine::Call::Call(Engine& engine, Stream stream, bool capturing)
+    : engine_(engine), stream_(stream), capturing_(capturing) {
   if (capturing) {
-    captured_by_caller_ = true;
-    return;
+    engine.captured_by_caller_ = true;
+  } else if (engine.last_) {
+    engine.last_->make_wait(stream);
   }
-  if (!last_) last_.emplace();
-  last_->record(stream);
+}
+
+void Engine::Call::end() {
+  ended_ = true;
+  if (capturing_) return;
+  if (!engine_.last_) engine_.last_.emplace();
+  engine_.last_->record(stream_);
+}
+
+Engine::Call::~Call() {
+  if (ended_) return;
+  try {
+    end();
+  } catch (const std::exception&) {
+    // What is raised already says what has failed.
+  }
 }
 
 void Engine::wait_for_all() const {
@@ -248,10 +267,8 @@ void Engine::forget_plans() {
   if (captured_by_caller_) {
     for (std::unique_ptr<PlanState>& state : plans_) {
       for (DeviceMemory& memory : state->guarded) kept_.push_back(std::move(memory));
-      for (std::unique_ptr<DetectState>& one : state->detects) {
-        for (DeviceMemory* memory : {&one->detections, &one->counts, &one->workspace}) {
-          kept_.push_back(std::move(*memory));
-        }
+      for (DeviceMemory* memory : {&state->detections, &state->counts, &state->workspace}) {
+        kept_.push_back(std::move(*memory));
       }
     }
   }
@@ -309,34 +326,39 @@ Engine::DetectState& Engine::detect_state(PlanState& state, const DetectRequest&
   const DetectSettings settings{
       candidates.conf, nms.iou, candidates.top_k, nms.max_det, candidates.multi_label, request.class_mask != nullptr,
       nms.agnostic};
-  for (auto one = state.detects.begin(); one != state.detects.end(); ++one) {
-    if ((*one)->settings == settings) {
-      state.detects.splice(state.detects.begin(), state.detects, one);
-      return *state.detects.front();
-    }
+  auto one = std::find_if(state.detects.begin(), state.detects.end(),
+                          [&](const std::unique_ptr<DetectState>& of) { return of->settings == settings; });
+  if (!may_allocate && (one == state.detects.end() || !(*one)->captured.seen)) {
+    raise_unseen(state.plan.size, " with these settings");
   }
-  const engine::InputSize& size = state.plan.size;
-  if (!may_allocate) {
-    throw std::runtime_error(concat(kOp, ": ", size_text(size), " must have been run once with these settings before ",
-                                    "a stream is captured with it"));
+  make_room_for(state, settings);
+  if (one == state.detects.end()) {
+    if (state.detects.size() >= kDetects) state.detects.pop_back();  // CUDA lets a graph that still runs end first
+    auto made = std::make_unique<DetectState>();
+    made->settings = settings;
+    one = state.detects.insert(one, std::move(made));
   }
-  if (state.detects.size() >= kDetects && !captured_by_caller_) {
-    wait_for_all();
-    state.detects.pop_back();
-  }
-  auto made = std::make_unique<DetectState>();
-  made->settings = settings;
-  const std::int64_t workspace = detect_workspace_bytes(detect_args(state, pointers(state), *made));
-  const std::int64_t rows = size.pictures * settings.max_det * 6 * 4, counts = size.pictures * 8;
-  const auto room = [&](std::int64_t bytes) {
-    return allocate(bytes, rows + counts + workspace, "the detections of " + size_text(size), options_.device,
-                    "; use a smaller batch, max_det or top_k");
-  };
-  made->detections = room(rows);
-  made->counts = room(counts);
-  made->workspace = room(workspace);
-  state.detects.push_front(std::move(made));
+  state.detects.splice(state.detects.begin(), state.detects, one);
   return *state.detects.front();
+}
+
+// Memory for the detections of a plan grows with the settings.
+void Engine::make_room_for(PlanState& state, const DetectSettings& settings) {
+  const engine::InputSize& size = state.plan.size;
+  const std::int64_t workspace = detect_workspace_bytes(detect_args(state, pointers(state), settings));
+  const std::int64_t rows = size.pictures * settings.max_det * 6 * 4, counts = size.pictures * 8;
+  const auto grow = [&](DeviceMemory& memory, std::int64_t bytes) {
+    if (memory.bytes() >= bytes) return;
+    wait_for_all();
+    for (const std::unique_ptr<DetectState>& one : state.detects) one->captured.exec = GraphExec();
+    if (captured_by_caller_) kept_.push_back(std::move(memory));
+    memory = DeviceMemory();  // before the new one is made
+    memory = allocate(bytes, rows + counts + workspace, "the detections of " + size_text(size), options_.device,
+                      "; use a smaller batch, max_det or top_k");
+  };
+  grow(state.detections, rows);
+  grow(state.counts, counts);
+  grow(state.workspace, workspace);
 }
 
 // --- queueing ---
@@ -368,16 +390,16 @@ void Engine::queue_input(const NetworkPlan& plan, const Pointers& places, const 
 }
 
 // All on one stream, in their order.
-void Engine::queue_steps(const NetworkPlan& plan, const Pointers& places, Stream stream) const {
+void Engine::queue_steps(const NetworkPlan& plan, const Pointers& places, Stream stream, bool overlap) const {
   bool first = true;
   for (std::size_t i = 0; i < network_.steps.size(); ++i) {
     if (network_.steps[i].work == Work::none) continue;
-    queue_step(plan, places, i, {stream, overlap_ && !first});
+    queue_step(plan, places, i, {stream, overlap && !first});
     first = false;
   }
 }
 
-DetectArgs Engine::detect_args(const PlanState& state, const Pointers& places, const DetectState& detect) const {
+DetectArgs Engine::detect_args(const PlanState& state, const Pointers& places, const DetectSettings& settings) const {
   const NetworkPlan& plan = state.plan;
   DetectArgs args;
   for (std::size_t i = 0; i < levels_.size(); ++i) {
@@ -390,15 +412,14 @@ DetectArgs Engine::detect_args(const PlanState& state, const Pointers& places, c
     level.stride = static_cast<float>(levels_[i].stride);
     args.levels.push_back(level);
   }
-  const DetectSettings& settings = detect.settings;
   args.batch = static_cast<int>(plan.size.pictures);
   args.classes = static_cast<int>(num_classes());
   args.candidates = {settings.conf, settings.top_k, settings.multi_label,
                      settings.mask ? reinterpret_cast<const std::uint8_t*>(mask_.data()) : nullptr};
   args.nms = {settings.iou, settings.max_det, settings.agnostic};
-  args.detections = reinterpret_cast<float*>(detect.detections.data());
-  args.counts = reinterpret_cast<std::int64_t*>(detect.counts.data());
-  args.workspace = detect.workspace.data();
+  args.detections = reinterpret_cast<float*>(state.detections.data());
+  args.counts = reinterpret_cast<std::int64_t*>(state.counts.data());
+  args.workspace = state.workspace.data();
   return args;
 }
 
@@ -421,33 +442,49 @@ GraphExec Engine::capture(const PlanState& state, const DetectState* detect, boo
     if (slot.record) events_[i].record(stream);
   }
   for (const int join : plan.joins) events_[at(join)].make_wait(main);
-  if (detect) cuda::detect(detect_args(state, places, *detect), {main, overlap}, !plan.joins.empty());
+  if (detect) cuda::detect(detect_args(state, places, detect->settings), {main, overlap}, !plan.joins.empty());
   return capture.finish();
+}
+
+// Whether there is a graph, made now if need be. A capture may fail through no fault of its own: it ends when another
+// thread of the process waits for the whole device. And not every driver takes launches that overlap in a graph.
+// Nothing has run then, so the steps can be queued one by one.
+bool Engine::has_graph(const PlanState& state, const DetectState* detect, Captured& captured) {
+  if (captured.exec && captured.generation == generation_) return true;
+  captured.exec = GraphExec();
+  if (failed_captures_ >= kMostFailures) return false;
+  for (const bool overlap : {overlap_, overlap_, false}) {
+    try {
+      captured.exec = capture(state, detect, overlap);
+    } catch (const OutOfMemory&) {
+      throw;
+    } catch (const std::runtime_error& error) {
+      capture_failure_ = error.what();
+      continue;
+    }
+    captured.generation = generation_;
+    failed_captures_ = 0;
+    overlap_captured_ |= overlap;
+    overlap_ &= overlap_captured_;
+    return true;
+  }
+  ++failed_captures_;
+  return false;
 }
 
 // The first run of a size is queued step by step: many sizes come only once, and a kernel's code is loaded at its first
 // launch, which is not for a capture.
 void Engine::queue_network(PlanState& state, DetectState* detect, Stream stream, bool capturing) {
   Captured& captured = detect ? detect->captured : state.captured;
-  if (!use_graphs_ || capturing || !captured.seen) {
-    captured.seen = true;
-    const Pointers places = pointers(state);
-    queue_steps(state.plan, places, stream);
-    if (detect) cuda::detect(detect_args(state, places, *detect), {stream, overlap_});
+  if (use_graphs_ && !capturing && captured.seen && has_graph(state, detect, captured)) {
+    captured.exec.launch(stream);
     return;
   }
-  if (!captured.exec || captured.generation != generation_) {
-    captured.exec = GraphExec();
-    try {
-      captured.exec = capture(state, detect, overlap_);
-    } catch (const std::runtime_error&) {
-      if (!overlap_) throw;
-      overlap_ = false;  // not every driver takes such launches in a graph
-      captured.exec = capture(state, detect, false);
-    }
-    captured.generation = generation_;
-  }
-  captured.exec.launch(stream);
+  const bool overlap = overlap_ && (!capturing || overlap_captured_);  // a graph of the caller gets no second try
+  const Pointers places = pointers(state);
+  queue_steps(state.plan, places, stream, overlap);
+  if (detect) cuda::detect(detect_args(state, places, detect->settings), {stream, overlap});
+  captured.seen = true;
 }
 
 int Engine::graph_count() {
@@ -458,6 +495,11 @@ int Engine::graph_count() {
     for (const std::unique_ptr<DetectState>& one : state->detects) count += one->captured.exec ? 1 : 0;
   }
   return count;
+}
+
+std::string Engine::capture_failure() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return capture_failure_;
 }
 
 void Engine::guard_buffers(bool on) {
@@ -526,28 +568,33 @@ Engine::MemoryUse Engine::memory(const engine::InputSize& size) {
 
 // --- measuring and choosing ---
 
-// Milliseconds [rounds][steps of the graph]. A step is a graph of its own, of some launches in a row, so that the time
-// is the device's and not the host's.
-std::vector<std::vector<double>> Engine::timed(PlanState& state, int rounds) {
-  make_room(state, true);
-  const NetworkPlan& plan = state.plan;
-  const Pointers places = pointers(state);
-  if (streams_.empty()) streams_.emplace_back();
-  const Stream stream = streams_[0].get();
-  wait_for_all();
-  const std::int64_t pixels = plan.size.pictures * plan.size.height * plan.size.width;
-  std::vector<float> noise(at(pixels * graph_.buffers[0].channels));
+// An input for steps to be timed with.
+DeviceMemory Engine::noise_for(const engine::InputSize& size) const {
+  std::vector<float> noise(at(size.pictures * size.height * size.width * graph_.buffers[0].channels));
   std::uint64_t random = 1;  // the same every time (Knuth's generator)
   for (float& value : noise) {
     random = random * 6364136223846793005u + 1442695040888963407u;
     value = static_cast<float>(random >> 40) * 0x1p-24f;
   }
-  const DeviceMemory x(static_cast<std::int64_t>(noise.size() * sizeof(float)));
+  DeviceMemory x(static_cast<std::int64_t>(noise.size() * sizeof(float)));
   upload(x.data(), noise.data(), x.bytes());
+  return x;
+}
+
+// Milliseconds [rounds][steps of the graph]. A step is a graph of its own, of some launches in a row, so that the time
+// is the device's and not the host's.
+std::vector<std::vector<double>> Engine::timed(PlanState& state, const DeviceMemory& x, int rounds) {
+  make_room(state, true);
+  const NetworkPlan& plan = state.plan;
+  const Pointers places = pointers(state);
+  if (streams_.empty()) streams_.emplace_back();
+  const Stream stream = streams_[0].get();
+  const std::int64_t pixels = plan.size.pictures * plan.size.height * plan.size.width;
   const engine::View input{network_.input, 0, network_.buffers[at(network_.input)].pixel};
+  Call call(*this, stream, false);
   convert_map(dense(reinterpret_cast<float*>(x.data()), graph_.buffers[0].channels),
               network_.view(input, places.buffers[at(input.buffer)]), pixels, network_.input_factor, {stream, false});
-  queue_steps(plan, places, stream);
+  queue_steps(plan, places, stream, false);
   const int repeats = timed_repeats();
   const Event begin(true), end(true);
   std::vector<std::vector<double>> times(at(rounds), std::vector<double>(graph_.steps.size(), 0.0));
@@ -574,7 +621,8 @@ std::vector<std::vector<double>> Engine::timed(PlanState& state, int rounds) {
       if (round >= 0) times[at(round)][i] = end.milliseconds_since(begin) / repeats;
     }
   }
-  synchronize(stream);
+  call.end();
+  wait_for_all();
   return times;
 }
 
@@ -584,7 +632,8 @@ std::vector<double> Engine::time_steps(const engine::InputSize& size, int rounds
   engine::check_size(graph_, size, op);
   const std::lock_guard<std::mutex> lock(mutex_);
   const DeviceGuard device(op, options_.device);
-  const std::vector<std::vector<double>> times = timed(state_for(size, true), rounds);
+  const DeviceMemory x = noise_for(size);
+  const std::vector<std::vector<double>> times = timed(state_for(size, true), x, rounds);
   std::vector<double> medians;
   for (std::size_t i = 0; i < graph_.steps.size(); ++i) {
     std::vector<double> one;
@@ -614,11 +663,12 @@ std::vector<std::vector<double>> Engine::time_choices(const engine::InputSize& s
   engine::check_size(graph_, size, "time_choices");
   const std::lock_guard<std::mutex> lock(mutex_);
   const DeviceGuard device("time_choices", options_.device);
+  const DeviceMemory x = noise_for(size);
   std::vector<std::vector<double>> times;
   for (const TunedSteps& steps : runs) {
     PlanState state;
     state.plan = make_plan(network_, size, steps, processor_);
-    times.push_back(timed(state, 1)[0]);
+    times.push_back(timed(state, x, 1)[0]);
   }
   return times;
 }

@@ -48,8 +48,9 @@ struct StepInfo {
 // Functions may be called from several threads at once; one lock makes them queue one after another. `run` and `detect`
 // only queue, on the caller's stream, and never wait for the device once their size has been seen; calls on different
 // streams are run one after another, as they share the engine's memory. A size is run step by step the first time, and
-// captured as a graph the second time. On a stream that its owner is capturing every step is queued on it; the size
-// must have been run before. Errors of CUDA are std::runtime_error, too little memory is OutOfMemory.
+// captured as a graph the second time; where that fails, step by step again. On a stream that its owner is capturing
+// every step is queued on it; the size must have been run before, and the owner's graph must not run beside other
+// calls. Errors of CUDA are std::runtime_error, too little memory is OutOfMemory.
 //
 // Results are the same bits on every call, stream and place in the batch. Integer steps give the CPU's bits.
 class Engine {
@@ -102,6 +103,9 @@ class Engine {
   void guard_buffers(bool on);
   int graph_count();  // that are kept
 
+  // Why the latest graph could not be made, or made so that steps overlap; empty if there was no such trouble.
+  std::string capture_failure();
+
   std::vector<std::string> step_names() const { return graph_.step_names(); }
   std::int64_t num_classes() const { return levels_[0].classes; }  // of the first level
   int device() const { return options_.device; }
@@ -122,14 +126,28 @@ class Engine {
   };
   struct DetectState {
     DetectSettings settings;
-    DeviceMemory detections, counts, workspace;
     Captured captured;
   };
   struct PlanState {
     NetworkPlan plan;
     std::vector<DeviceMemory> guarded;  // of each buffer and each step's partial sums, where they are asked for
     Captured captured;
+    bool watched = false;                             // run step by step, with a look at each
     std::list<std::unique_ptr<DetectState>> detects;  // last used first
+    DeviceMemory detections, counts, workspace;       // of all detects
+  };
+  // The use of the engine's memory by a call: after all that were queued before, whatever stream they are on. What is
+  // queued counts as used when the call is left, also by an exception.
+  class Call {
+   public:
+    Call(Engine& engine, Stream stream, bool capturing);
+    ~Call();
+    void end();
+
+   private:
+    Engine& engine_;
+    Stream stream_;
+    bool capturing_, ended_ = false;
   };
   // The places of a plan.
   struct Pointers {
@@ -140,22 +158,23 @@ class Engine {
   PlanState& state_for(const engine::InputSize& size, bool may_forget);
   void make_room(PlanState& state, bool may_allocate);
   DetectState& detect_state(PlanState& state, const DetectRequest& request, bool may_allocate);
+  void make_room_for(PlanState& state, const DetectSettings& settings);
   Pointers pointers(const PlanState& state) const;
-  DetectArgs detect_args(const PlanState& state, const Pointers& at, const DetectState& detect) const;
+  DetectArgs detect_args(const PlanState& state, const Pointers& at, const DetectSettings& settings) const;
 
   void queue_step(const NetworkPlan& plan, const Pointers& at, std::size_t step, Queue queue) const;
-  void queue_steps(const NetworkPlan& plan, const Pointers& at, Stream stream) const;
+  void queue_steps(const NetworkPlan& plan, const Pointers& at, Stream stream, bool overlap) const;
   void queue_input(const NetworkPlan& plan, const Pointers& at, const TensorView& x, Stream stream) const;
   // Queues the steps of the graph one after another. look(index, map, pixels) queues what is to be done with what the
   // step has written, on the same stream.
   using Look = std::function<void(std::size_t, const MapView&, std::int64_t)>;
   void run_watched(const char* op, const TensorView& x, const engine::InputSize& size, Stream stream, const Look& look);
   GraphExec capture(const PlanState& state, const DetectState* detect, bool overlap);
+  bool has_graph(const PlanState& state, const DetectState* detect, Captured& captured);
   void queue_network(PlanState& state, DetectState* detect, Stream stream, bool capturing);
-  std::vector<std::vector<double>> timed(PlanState& state, int rounds);
+  DeviceMemory noise_for(const engine::InputSize& size) const;
+  std::vector<std::vector<double>> timed(PlanState& state, const DeviceMemory& x, int rounds);
 
-  void begin(Stream stream, bool capturing) const;
-  void end(Stream stream, bool capturing);
   void wait_for_all() const;
   void forget_plans();
 
@@ -164,6 +183,9 @@ class Engine {
   Options options_;
   Processor processor_;
   bool use_graphs_, overlap_;
+  bool overlap_captured_ = false;  // in a graph that was made
+  int failed_captures_ = 0;
+  std::string capture_failure_;
   Network network_;
 
   std::mutex mutex_;

@@ -9,7 +9,8 @@
 
 namespace yolonas::cuda {
 
-// Throws std::runtime_error: the op, CUDA's text and name of the error, and the cure where there is one.
+// Throws OutOfMemory or another std::runtime_error: the op, CUDA's text and name of the error, and the cure where there
+// is one.
 [[noreturn]] void raise_cuda_error(const char* op, cudaError_t error);
 
 // YOLONAS_CUDA_SYNC, read once.

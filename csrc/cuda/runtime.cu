@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 
 #include "core/check.h"
@@ -35,6 +36,9 @@ std::string gib(std::int64_t bytes) {
   return text;
 }
 
+// Compiled for the same devices as all others.
+__global__ void probe_kernel() {}
+
 }  // namespace
 
 void check_device(const char* op, int device) {
@@ -51,7 +55,9 @@ void check_device(const char* op, int device) {
 
 Processor processor_of(int device) {
   Processor processor;
-  processor.arch = arch_of(device);
+  cudaFuncAttributes code = {};
+  YN_CUDA_CHECK(kOp, cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(probe_kernel)));
+  processor.arch = std::min(arch_of(device), code.ptxVersion);
   processor.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   processor.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) + 1024;
   return processor;

@@ -1,6 +1,7 @@
 // Memory, streams, events and graphs of a device, each with an owner, for plain C++. Every function may throw
-// std::runtime_error with CUDA's text; they work on the current device (DeviceGuard). Owners give back what they hold
-// without waiting for work that is still queued: who owns memory waits first.
+// std::runtime_error with CUDA's text, OutOfMemory where memory is what is missing; they work on the current device
+// (DeviceGuard). Owners give back what they hold without waiting for work that is still queued: who owns memory waits
+// first.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,8 @@ namespace yolonas::cuda {
 // device, std::invalid_argument for an index beyond them, NotSupported for a device older than sm_75.
 void check_device(const char* op, int device);
 
+// What the kernels that run on the current device see of it. `arch` is that of their code, which is less than the
+// device's where it was compiled for an older one: such code lacks what only newer ones have.
 Processor processor_of(int device);
 
 std::int64_t free_bytes();  // of the current device

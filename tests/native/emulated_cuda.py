@@ -138,6 +138,11 @@ def launches(module: ModuleType) -> int:
     return _counter(module, "launches")
 
 
+def spoil_captures(module: ModuleType, count: int) -> None:
+    """Lets the next captures fail at their end, as if another thread had waited for the device."""
+    ctypes.CDLL(module.__file__).yolonas_emulator_spoil_captures(count)
+
+
 def _counter(module: ModuleType, name: str) -> int:
     function = getattr(ctypes.CDLL(module.__file__), f"yolonas_emulator_{name}")
     function.restype, function.argtypes = ctypes.c_uint64, []

@@ -136,6 +136,7 @@ struct Machine {
   std::set<std::shared_ptr<Capture>> captures;
   cudaStream_t default_stream = nullptr;
   unsigned long long launches = 0;  // of kernels that have run
+  int spoiled_captures = 0;         // that are still to fail
 };
 
 inline Machine& machine() {
@@ -585,6 +586,11 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph)
     next.insert(capture->nodes[node].after.begin(), capture->nodes[node].after.end());
   }
   emulator::leave_capture(capture);
+  int& spoiled = emulator::machine().spoiled_captures;
+  if (spoiled > 0) {
+    --spoiled;
+    capture->invalid = true;
+  }
   if (capture->invalid) return emulator::error(cudaErrorStreamCaptureInvalidated);
   if (joined.size() != capture->nodes.size()) return emulator::error(cudaErrorStreamCaptureUnjoined);
   *graph = new CUgraph_st{std::move(capture->nodes)};
@@ -615,6 +621,14 @@ cudaError_t cudaFuncSetAttribute(Function* function, cudaFuncAttribute attribute
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || value > emulator::shared_limit()) return emulator::error(cudaErrorInvalidValue);
   emulator::machine().shared_limits[reinterpret_cast<const void*>(function)] = value;
+  return cudaSuccess;
+}
+
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  attributes->ptxVersion = std::atoi(emulator::setting("YOLONAS_EMULATOR_CODE", "90").c_str());
   return cudaSuccess;
 }
 
@@ -664,5 +678,10 @@ __attribute__((visibility("default"), used)) inline unsigned long long yolonas_e
 __attribute__((visibility("default"), used)) inline unsigned long long yolonas_emulator_launches() {
   YN_EMULATOR_LOCK;
   return emulator::machine().launches;
+}
+// The next captures fail, as if another thread had waited for the device meanwhile.
+__attribute__((visibility("default"), used)) inline void yolonas_emulator_spoil_captures(int count) {
+  YN_EMULATOR_LOCK;
+  emulator::machine().spoiled_captures = count;
 }
 }
