@@ -27,14 +27,14 @@ class World:
         eager: work is done when it is queued, as far as it may be. waits: how often the host has waited.
         in_flight, most_in_flight: calls of `detect` that are queued and not done, now and at most.
         short: how many allocations of the engine fail from now on. released: how often memory was given back.
-        made: the engines. shared: tensors of one stream that another one uses.
+        made: the engines. capturing: whether the caller captures the current stream.
     """
 
     def __init__(self) -> None:
         self.eager = False
         self.waits = self.in_flight = self.most_in_flight = self.short = self.released = 0
         self.made: list[Engine] = []
-        self.shared: list[tuple[torch.Tensor, Stream]] = []
+        self.capturing = False
         self.streams: dict[int, Stream] = {}
         self.current = Stream(self)
         self.storages: set[int] = set()
@@ -157,11 +157,14 @@ class Cuda:
         assert to.dtype == source.dtype
         stream.add(lambda: to.copy_(source))
 
-    def constant(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
-        return self.world.put(torch.tensor(values, dtype=dtype))
+    def constant(self, values: Any, dtype: torch.dtype, stream: Stream) -> torch.Tensor:
+        value = torch.tensor(values, dtype=dtype)
+        there = self.world.put(torch.full_like(value, GARBAGE))
+        stream.add(lambda: there.copy_(value))
+        return there
 
-    def share(self, tensor: torch.Tensor, stream: Stream) -> None:
-        self.world.shared.append((tensor, stream))
+    def is_capturing(self) -> bool:
+        return self.world.capturing
 
     def release(self) -> None:
         self.world.released += 1

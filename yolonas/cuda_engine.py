@@ -164,7 +164,8 @@ class CudaEngine:
         """What is run for one picture of `size` (height, width): see `NativeEngine.plan`. Besides, of each step the
         number of its `stream` and whether it may `overlap` the end of the step before.
         """
-        return [with_parameters(step) for step in self.native.plan(*size, 1)]
+        with self.cuda.active():
+            return [with_parameters(step) for step in self.native.plan(*size, 1)]
 
     def time_steps(self, size: Size, rounds: int) -> list[float]:
         """Milliseconds of each step of `plan`, each alone on the device, the median of some rounds, measured now."""
@@ -315,7 +316,11 @@ class CudaEngine:
             return x.permute(0, 2, 3, 1).contiguous().mul_(255).sub_(mean).div_(divisor)
 
     def constant(self, values: Any) -> torch.Tensor:
-        """A small float32 tensor on the device, kept for the next call with these values (nested tuples)."""
+        """A small float32 tensor on the device, kept for the next call with these values (nested tuples).
+
+        Raises:
+            RuntimeError: the caller is capturing the current stream, and these values have not been asked for before.
+        """
         import torch
 
         return self._constants.get(values, torch.float32)
@@ -344,6 +349,7 @@ class CudaEngine:
 
         if x.ndim != 4:
             raise ValueError(f"engine: x must have shape (N, H, W, 3), got {tuple(x.shape)}")
+        x = x.detach()
         count, height, width, _ = x.shape
         with self.cuda.active():
             cls, reg = (
@@ -486,28 +492,26 @@ class CudaEngine:
 
 
 class _Constants:
-    """Small tensors on the device that are made once, for whatever stream is current."""
+    """Small tensors on the device that are made once and never go, for whatever stream or graph of the caller's."""
 
     def __init__(self, cuda: cuda_memory.Cuda):
         self._cuda = cuda
         self._lock = threading.Lock()
-        self._kept: dict[Any, tuple[torch.Tensor, Any, Any]] = {}  # with the stream that they come by, and when
+        self._stream = cuda.new_stream()
+        self._kept: dict[Any, torch.Tensor] = {}
 
     def get(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
-        stream = self._cuda.current_stream()
         with self._lock:
             found = self._kept.get((values, dtype))
-            if found is None:
-                if len(self._kept) >= KEPT_CONSTANTS:
-                    self._kept = {}
-                tensor, made = self._cuda.constant(values, dtype), self._cuda.new_event()
-                made.record(stream)
-                found = self._kept[values, dtype] = tensor, stream, made
-        tensor, own, made = found
-        if stream.cuda_stream != own.cuda_stream:
-            stream.wait_event(made)
-            self._cuda.share(tensor, stream)
-        return tensor
+            if found is not None:
+                return found
+            if self._cuda.is_capturing():
+                raise RuntimeError("engine: the same call must have been run once before a stream is captured with it")
+            if len(self._kept) >= KEPT_CONSTANTS:
+                return self._cuda.constant(values, dtype, self._cuda.current_stream())
+            made = self._kept[values, dtype] = self._cuda.constant(values, dtype, self._stream)
+            self._stream.synchronize()  # a few bytes, and nothing else is queued there
+            return made
 
 
 class _Slot:
@@ -601,7 +605,9 @@ def _made(cuda: cuda_memory.Cuda, make: Callable[[Any], Any]) -> Any:
     module = _native.cuda()
     if module is None:
         raise RuntimeError(f"engine: {why_not(cuda.device)}")
-    return _with_room(cuda, lambda: make(module))
+    # Current for torch, which does not open the default device when it gives way to this one.
+    with cuda.active():
+        return _with_room(cuda, lambda: make(module))
 
 
 def _with_room(cuda: cuda_memory.Cuda, call: Callable[[], Result]) -> Result:

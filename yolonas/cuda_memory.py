@@ -95,15 +95,18 @@ class Cuda:
         with torch.cuda.stream(stream):
             to.copy_(source, non_blocking=True)
 
-    def constant(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
-        """Numbers on the device, for the current stream. Does not wait for what is queued."""
+    def constant(self, values: Any, dtype: torch.dtype, stream: Any) -> torch.Tensor:
+        """Numbers on the device, copied there by a stream. Does not wait."""
         import torch
 
-        return torch.tensor(values, dtype=dtype).pin_memory().to(self.device, non_blocking=True)
+        with torch.cuda.stream(stream):
+            return torch.tensor(values, dtype=dtype).pin_memory().to(self.device, non_blocking=True)
 
-    def share(self, tensor: torch.Tensor, stream: Any) -> None:
-        """Says that a stream uses memory of another one, which is given to nobody else before it has done so."""
-        tensor.record_stream(stream)
+    def is_capturing(self) -> bool:
+        """Whether the caller is capturing the current stream."""
+        import torch
+
+        return bool(torch.cuda.is_current_stream_capturing())
 
     def release(self) -> None:
         """Gives back what torch keeps for later: others may need it."""

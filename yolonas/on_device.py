@@ -31,6 +31,8 @@ class OnDevice:
 
     The first call with a batch size and a frame plans it, which allocates; later ones allocate their results alone.
     `torch.cuda.stream(torch.cuda.ExternalStream(pointer))` queues on another library's stream. One thread at a time.
+    A call may be captured (`torch.cuda.graph`) after the same one has been run; the graph uses the engine's memory, so
+    nothing else may use the engine while it runs.
 
     Attributes: `engine`, `preprocess`, `settings`, `names`.
     """
@@ -39,6 +41,7 @@ class OnDevice:
         self.engine, self.preprocess, self.settings, self.names = engine, preprocess, settings, names
         self._geometries: dict[Size, Geometry] = {}
         self._held: deque[tuple[Any, Any]] = deque()  # memory of other libraries, until the device has read it
+        self._held_for_graphs: list[Any] = []  # that the caller has captured
 
     def __call__(self, pictures: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Detections in pictures.
@@ -121,6 +124,9 @@ class OnDevice:
         boxes.clamp_(constant(((0.0,),)), limit)
 
     def _hold(self, tensors: list[torch.Tensor]) -> None:
+        if self.engine.cuda.is_capturing():
+            self._held_for_graphs.append(tensors)
+            return
         while self._held and self._held[0][0].query():
             self._held.popleft()
         done = self.engine.cuda.new_event()
