@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolonas import _native, cuda_memory
+from yolonas import _native, cuda_check, cuda_memory
 
 GARBAGE = 0xA5
 
@@ -293,6 +293,10 @@ class Emulated:
         return FakeCudaTensor(tensor.numpy())
 
 
+def no_child(*_: Any) -> list[str]:
+    raise cuda_check._NoChildError("the device is a stand-in")
+
+
 def install(monkeypatch: pytest.MonkeyPatch, emulated: Any = None) -> World:
     """Gives this process devices; returns what they are made of.
 
@@ -312,6 +316,7 @@ def install(monkeypatch: pytest.MonkeyPatch, emulated: Any = None) -> World:
     )
     monkeypatch.setattr(_native, "cuda", lambda: module)
     monkeypatch.setenv("YOLONAS_CUDA_CHECK", "0")
+    monkeypatch.setattr(cuda_check, "_command", no_child)  # another process has no such devices
     monkeypatch.setattr(cuda_memory, "Cuda", Cuda)
     monkeypatch.setattr(cuda_memory, "is_on_device", world.holds)
     monkeypatch.setattr(cuda_memory, "device_architecture", lambda index: world.architecture)

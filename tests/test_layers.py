@@ -31,6 +31,7 @@ ROWS = [
     {"plots"},
     {"results", "checkpoint", "weights", "engine", "native_engine", "prepare", "val_batches"},
     {"cuda_engine"},
+    {"cuda_comparison"},
     {"cuda_check"},
     {"on_device"},
     {"demo"},

@@ -109,12 +109,16 @@ class CudaEngine:
     @classmethod
     def of_compiled(cls, network: CompiledNetwork, device: torch.device, *, half: bool = False) -> CudaEngine:
         """An engine with the network of a compiled file; raises as `of_module` does."""
-        cuda = cuda_memory.Cuda(device)
-        data = network.engine.native.serialize()
-        native = _made(cuda, lambda module: module.Engine.deserialize(data, device=cuda.index, half=half))
-        engine = cls(native, network.num_classes, cuda, half=half)
+        engine = cls.of_serialized(network.engine.native.serialize(), network.num_classes, device, half=half)
         engine._source = network
         return engine
+
+    @classmethod
+    def of_serialized(cls, data: bytes, num_classes: int, device: torch.device, *, half: bool = False) -> CudaEngine:
+        """An engine with the network that `_cpu.Engine.serialize` gives; raises as `of_module` does."""
+        cuda = cuda_memory.Cuda(device)
+        native = _made(cuda, lambda module: module.Engine.deserialize(data, device=cuda.index, half=half))
+        return cls(native, num_classes, cuda, half=half)
 
     def stands_for(self, model: YoloNAS | CompiledNetwork, device: Any, *, half: bool) -> bool:
         """Whether an engine for these arguments would be the same: the weights may have been changed since."""

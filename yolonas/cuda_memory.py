@@ -79,13 +79,15 @@ class Cuda:
         """`size` bytes of the host's memory that the device copies from and to without the processor: uint8.
 
         Raises:
-            MemoryError: there is too little.
+            MemoryError: there is too little. RuntimeError: the device has failed.
         """
         import torch
 
         try:
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:
+            if "out of memory" not in str(error):  # but of a kernel that ran before
+                raise
             raise MemoryError(f"the host gives no {size} bytes that a GPU can read: {error}") from None
 
     def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Any) -> None:
