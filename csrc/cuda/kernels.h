@@ -82,7 +82,8 @@ void max_pool5(const MapView& x, const MapView& y, int batch, int h, int w, Queu
 
 // Adds the values of a float32 or float16 map to a histogram over the upper 16 bits of |value| as float32 (as
 // Histograms in engine/arguments.h): counts [1 << 15], *largest the largest finite magnitude (as its bits; starts from
-// what is there), *negatives how many are below 0. Integer sums, so any order gives the same.
+// what is there), *negatives how many are below 0. Integer sums, so any order gives the same. A NaN of float16 may
+// count in another one's bin.
 void observe_map(const MapView& x, std::int64_t pixels, unsigned long long* counts, unsigned* largest,
                  unsigned long long* negatives, Queue queue);
 

@@ -306,13 +306,19 @@ def test_observe_map(run: Run, dtype: Any) -> None:
         values = x.array.astype(np.float32)
         expected += np.bincount(bins(values), minlength=BINS)
         least += int((values < 0).sum())
-        assert np.array_equal(counts, expected)
+        assert np.array_equal(one_bin_of_nans(counts), one_bin_of_nans(expected))
         assert largest[0] == 60000
         assert negatives[0] == least
 
 
 def bins(values: Array) -> Array:
     return (np.ascontiguousarray(values).view(np.uint32) >> 16 & 0x7FFF).reshape(-1).astype(np.int64)
+
+
+def one_bin_of_nans(counts: Array) -> Array:
+    """A device that converts from float16 does not keep which NaN it was."""
+    infinity = 0x7F80
+    return np.append(counts[: infinity + 1], counts[infinity + 1 :].sum())
 
 
 # --- channel sums ---

@@ -5,10 +5,12 @@
 
 namespace emulator {
 
+// Every NaN becomes 0x7fffffff, as in the instruction.
 inline float float_of_half(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16;
   const std::uint32_t magnitude = half & 0x7fff;
-  if (magnitude >= 0x7c00) return bits_as<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+  if (magnitude > 0x7c00) return bits_as<float>(0x7fffffffu);
+  if (magnitude == 0x7c00) return bits_as<float>(sign | 0x7f800000);
   if (magnitude >= 0x0400) return bits_as<float>(sign | ((magnitude << 13) + (112u << 23)));
   const float small = static_cast<float>(magnitude) * 0x1p-24f;  // exact
   return sign ? -small : small;
