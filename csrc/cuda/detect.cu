@@ -9,9 +9,8 @@
 namespace yolonas::cuda {
 namespace {
 
-constexpr unsigned kWarp = 0xffffffffu;  // all lanes
-constexpr int kLanes = 8;                // that share an anchor's classes
-constexpr int kBlock = 1024;             // threads that finish a picture
+constexpr int kLanes = 8;     // that share an anchor's classes
+constexpr int kBlock = 1024;  // threads that finish a picture
 constexpr int kWarps = kBlock / 32;
 constexpr int kShelf = 1024;  // kept boxes held in shared memory; later ones are read from the result
 constexpr int kDigit = 11;    // bits of a key looked at in one pass
@@ -136,15 +135,35 @@ __global__ void __launch_bounds__(kThreads) filter_anchors_kernel(const DetectPl
   }
 }
 
+struct Candidate {
+  float4 box;
+  float score;
+  int label;
+};
+
+// Those of a round of suppression.
+struct Round {
+  float4 box[kNmsBits];
+  float score[kNmsBits];
+  int label[kNmsBits];
+
+  __device__ void put(int at, const Candidate& candidate) {
+    box[at] = candidate.box;
+    score[at] = candidate.score;
+    label[at] = candidate.label;
+  }
+};
+
 struct Shared {
   union {
     std::uint64_t keys[kSortKeys];
     unsigned histogram[kDigits];
   };
-  float shelf[kShelf][4];  // boxes and classes of the kept
+  float4 shelf[kShelf];  // boxes and classes of the kept
   int shelf_label[kShelf];
+  Round round[2];  // this one and the next
   std::uint64_t drops[kNmsBits];
-  unsigned long long dropped;
+  unsigned dropped[2];  // a bit each of the 64; atomics of 64 bits would be loops
   std::uint64_t keep;
   unsigned sums[kWarps];
   std::uint64_t prefix;   // of the key sought
@@ -295,66 +314,77 @@ __device__ std::int64_t decode_keys(const DetectPlan& a, Shared& s, std::int64_t
 }
 
 // Suppression of the n candidates, 64 at a time: a lane holds two of them, and warps share the kept boxes to compare
-// them with. So the work is that of the pairs with a kept box, and needs no memory for verdicts. By the whole block.
+// them with. So the work is that of the pairs with a kept box, and needs no memory for verdicts. The candidates of the
+// next round are on their way from memory while those of this one are compared. By the whole block.
 __device__ void suppress(const DetectPlan& a, Shared& s, std::int64_t picture, std::int64_t n) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const float* boxes = a.boxes + picture * a.top_k * 4;
+  const auto* boxes = reinterpret_cast<const float4*>(a.boxes) + picture * a.top_k;
   const float* scores = a.scores + picture * a.top_k;
   const std::int32_t* labels = a.labels + picture * a.top_k;
   float* rows = a.detections + picture * a.max_det * 6;
+  const auto candidate = [&](std::int64_t i) {  // zeros where there is none
+    return i < n ? Candidate{boxes[i], scores[i], labels[i]} : Candidate{};
+  };
+  if (thread < kNmsBits) s.round[0].put(thread, candidate(thread));
   int kept = 0;
   for (std::int64_t first = 0; first < n && kept < a.max_det; first += kNmsBits) {
     const int here = static_cast<int>(n - first < kNmsBits ? n - first : kNmsBits);
-    if (thread == 0) s.dropped = 0;
-    float own[2][4] = {};
-    int own_label[2] = {};
-    for (int half = 0; half < 2; ++half) {
-      const int c = lane + 32 * half;
-      if (c >= here) continue;
-      for (int side = 0; side < 4; ++side) own[half][side] = boxes[(first + c) * 4 + side];
-      own_label[half] = labels[first + c];
-    }
-    __syncthreads();  // the kept of earlier rounds can be read
+    const int turn = static_cast<int>(first / kNmsBits % 2);
+    const Round& now = s.round[turn];
+    if (thread < 2) s.dropped[thread] = 0;
+    __syncthreads();  // the candidates and the kept of earlier rounds can be read
+    Candidate next{};
+    if (thread < kNmsBits) next = candidate(first + kNmsBits + thread);
+    const float4 own[2] = {now.box[lane], now.box[lane + 32]};
+    const int own_label[2] = {now.label[lane], now.label[lane + 32]};
 
     bool drop[2] = {};
     for (int r = warp; r < kept; r += kWarps) {
-      const float* box = r < kShelf ? s.shelf[r] : rows + static_cast<std::int64_t>(r) * 6;
-      const int label = r < kShelf ? s.shelf_label[r] : static_cast<int>(box[5]);
+      const float* row = rows + static_cast<std::int64_t>(r) * 6;
+      const float4 box = r < kShelf ? s.shelf[r] : box_at(row);
+      const int label = r < kShelf ? s.shelf_label[r] : static_cast<int>(row[5]);
       for (int half = 0; half < 2; ++half) {
         drop[half] = drop[half] || ((a.agnostic || label == own_label[half]) && overlap(box, own[half], a.iou));
       }
     }
-    const std::uint64_t low = __ballot_sync(kWarp, drop[0]), high = __ballot_sync(kWarp, drop[1]);
-    if (lane == 0 && (low | high) != 0) atomicOr(&s.dropped, static_cast<unsigned long long>(high << 32 | low));
+    for (int half = 0; half < 2; ++half) {
+      const unsigned votes = __ballot_sync(kWarp, drop[half]);
+      if (lane == 0 && votes != 0) atomicOr(&s.dropped[half], votes);
+    }
     for (int row = warp; row < here; row += kWarps) {
-      const float* box = boxes + (first + row) * 4;
-      const int label = labels[first + row];
-      bool verdict[2];
+      const float4 box = now.box[row];
+      const int label = now.label[row];
+      std::uint64_t verdicts = 0;
       for (int half = 0; half < 2; ++half) {
         const int c = lane + 32 * half;
-        verdict[half] =
+        const bool verdict =
             c > row && c < here && (a.agnostic || label == own_label[half]) && overlap(box, own[half], a.iou);
+        verdicts |= static_cast<std::uint64_t>(__ballot_sync(kWarp, verdict)) << 32 * half;
       }
-      const std::uint64_t verdicts = __ballot_sync(kWarp, verdict[0]);
-      const std::uint64_t later = __ballot_sync(kWarp, verdict[1]);
-      if (lane == 0) s.drops[row] = later << 32 | verdicts;
+      if (lane == 0) s.drops[row] = verdicts;
     }
+    if (thread < kNmsBits) s.round[1 - turn].put(thread, next);
     __syncthreads();
-    if (thread == 0) s.keep = keep_in_order(~s.dropped & first_bits(here), s.drops, here);
+    if (warp == 0) {
+      const std::uint64_t dropped = static_cast<std::uint64_t>(s.dropped[1]) << 32 | s.dropped[0];
+      const std::uint64_t keep = keep_in_order(~dropped & first_bits(here), s.drops, here);
+      if (lane == 0) s.keep = keep;
+    }
     __syncthreads();
 
     const std::uint64_t keep = s.keep;
     if (thread < kNmsBits && (keep >> thread & 1) != 0) {
       const int at = kept + __popcll(keep & first_bits(thread));
-      const std::int64_t from = first + thread;
       if (at < a.max_det) {
+        const float4 box = now.box[thread];
+        const int label = now.label[thread];
         float* row = rows + static_cast<std::int64_t>(at) * 6;
-        for (int side = 0; side < 4; ++side) row[side] = boxes[from * 4 + side];
-        row[4] = scores[from];
-        row[5] = static_cast<float>(labels[from]);
+        row[0] = box.x, row[1] = box.y, row[2] = box.z, row[3] = box.w;
+        row[4] = now.score[thread];
+        row[5] = static_cast<float>(label);
         if (at < kShelf) {
-          for (int side = 0; side < 4; ++side) s.shelf[at][side] = boxes[from * 4 + side];
-          s.shelf_label[at] = labels[from];
+          s.shelf[at] = box;
+          s.shelf_label[at] = label;
         }
       }
     }

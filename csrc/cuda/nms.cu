@@ -1,6 +1,6 @@
 // Suppression by bitmask, as in torchvision's CUDA op: the verdict of every pair in parallel, then a walk in score
 // order that only ors bits together. The walk is done on the device too, so the host never waits. It takes 64
-// candidates at a time: one thread decides among them, then all threads or the kept ones' verdicts on what follows.
+// candidates at a time: one warp decides among them, then all threads or the kept ones' verdicts on what follows.
 #include "cuda/launch.h"
 #include "cuda/suppress.h"
 
@@ -27,9 +27,10 @@ __global__ void __launch_bounds__(kThreads)
     const float* boxes = a.boxes + picture * a.capacity * 4;
     const std::int32_t* classes = a.classes + picture * a.capacity;
     const std::int64_t begin = word * kBits, end = begin + kBits < n ? begin + kBits : n;
+    const float4 box = box_at(boxes + 4 * i);
     std::uint64_t bits = 0;
     for (std::int64_t j = begin > i ? begin : i + 1; j < end; ++j) {
-      if ((a.agnostic || classes[i] == classes[j]) && overlap(boxes + 4 * i, boxes + 4 * j, a.iou)) {
+      if ((a.agnostic || classes[i] == classes[j]) && overlap(box, box_at(boxes + 4 * j), a.iou)) {
         bits |= std::uint64_t{1} << (j - begin);
       }
     }
@@ -40,8 +41,8 @@ __global__ void __launch_bounds__(kThreads)
 // One block a picture.
 __global__ void __launch_bounds__(kWalkThreads)
     nms_walk_kernel(const NmsArgs a, std::int64_t first, std::int64_t pictures) {
-  __shared__ unsigned long long dropped[kNmsMaxCapacity / kBits];
-  __shared__ std::uint64_t drops[kBits];  // the verdicts of the 64 on each other
+  __shared__ unsigned dropped[kNmsMaxCapacity / 32];  // a bit a candidate; atomics of 64 bits would be loops
+  __shared__ std::uint64_t drops[kBits];              // the verdicts of the 64 on each other
   __shared__ std::uint64_t keep;
   __shared__ int kept_rows[kBits];
   const std::int64_t words = (a.capacity + kBits - 1) / kBits;
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kWalkThreads)
   for (std::int64_t slot = blockIdx.x; slot < pictures; slot += gridDim.x) {
     const std::int64_t picture = first + slot, n = candidates_of(a, picture), used = (n + kBits - 1) / kBits;
     const std::uint64_t* mask = a.workspace + slot * a.capacity * words;
-    for (std::int64_t word = thread; word < used; word += kWalkThreads) dropped[word] = 0;
+    for (std::int64_t at = thread; at < 2 * used; at += kWalkThreads) dropped[at] = 0;
     float* rows = a.detections + picture * a.max_det * 6;
     std::int64_t kept = 0;
     for (std::int64_t word = 0; word < used && kept < a.max_det; ++word) {
@@ -57,7 +58,11 @@ __global__ void __launch_bounds__(kWalkThreads)
       const int here = static_cast<int>(n - begin < kBits ? n - begin : kBits);
       if (thread < here) drops[thread] = mask[(begin + thread) * words + word];
       __syncthreads();  // the flags of the 64 are complete
-      if (thread == 0) keep = keep_in_order(~dropped[word] & first_bits(here), drops, here);
+      if (thread < 32) {
+        const std::uint64_t before = static_cast<std::uint64_t>(dropped[2 * word + 1]) << 32 | dropped[2 * word];
+        const std::uint64_t of_these = keep_in_order(~before & first_bits(here), drops, here);
+        if (thread == 0) keep = of_these;
+      }
       __syncthreads();
       int count = __popcll(keep);
       if (count > a.max_det - kept) count = static_cast<int>(a.max_det - kept);
@@ -67,7 +72,9 @@ __global__ void __launch_bounds__(kWalkThreads)
       for (std::int64_t at = thread; at < count * left; at += kWalkThreads) {
         const std::int64_t to = word + 1 + at % left;
         const std::uint64_t bits = mask[(begin + kept_rows[at / left]) * words + to];
-        if (bits != 0) atomicOr(&dropped[to], static_cast<unsigned long long>(bits));
+        const auto low = static_cast<unsigned>(bits), high = static_cast<unsigned>(bits >> 32);
+        if (low != 0) atomicOr(&dropped[2 * to], low);
+        if (high != 0) atomicOr(&dropped[2 * to + 1], high);
       }
       for (int at = thread; at < count * 6; at += kWalkThreads) {
         const std::int64_t from = picture * a.capacity + begin + kept_rows[at / 6];

@@ -9,14 +9,20 @@
 namespace yolonas::cuda {
 
 inline constexpr int kNmsBits = 64;
+inline constexpr unsigned kWarp = 0xffffffffu;  // all lanes
 
-// IoU above the limit; never with NaN. The order of operations is the CPU op's.
-__device__ inline bool overlap(const float* kept, const float* box, float limit) {
-  const float w = (kept[2] < box[2] ? kept[2] : box[2]) - (kept[0] > box[0] ? kept[0] : box[0]);
-  const float h = (kept[3] < box[3] ? kept[3] : box[3]) - (kept[1] > box[1] ? kept[1] : box[1]);
+// A box at any address.
+__device__ inline float4 box_at(const float* sides) { return make_float4(sides[0], sides[1], sides[2], sides[3]); }
+
+// IoU of boxes x1, y1, x2, y2 above the limit, which is not negative; never with NaN. The order of operations is the
+// CPU op's. Boxes that do not meet, which most do not, go without the division: its result would not be above 0.
+__device__ inline bool overlap(const float4& kept, const float4& box, float limit) {
+  const float w = (kept.z < box.z ? kept.z : box.z) - (kept.x > box.x ? kept.x : box.x);
+  const float h = (kept.w < box.w ? kept.w : box.w) - (kept.y > box.y ? kept.y : box.y);
   const float inter = (w > 0.0f ? w : 0.0f) * (h > 0.0f ? h : 0.0f);
-  const float kept_area = (kept[2] - kept[0]) * (kept[3] - kept[1]);
-  const float area = (box[2] - box[0]) * (box[3] - box[1]);
+  if (!(inter > 0.0f)) return false;
+  const float kept_area = (kept.z - kept.x) * (kept.w - kept.y);
+  const float area = (box.z - box.x) * (box.w - box.y);
   return inter / (kept_area + area - inter) > limit;
 }
 
@@ -26,11 +32,19 @@ __device__ inline std::uint64_t first_bits(int n) {
 }
 
 // Which of up to 64 candidates in order are kept. alive: those that nobody before the 64 has dropped; bit j of
-// drops[i]: candidate i, if kept, drops candidate j > i. The loads do not depend on what is alive, so they run ahead of
-// the chain of decisions.
+// drops[i]: candidate i, if kept, drops candidate j > i. By a whole warp, and the same on all lanes. The chain of
+// decisions, each of which waits for the one before, has a step for each kept candidate that drops somebody: most do
+// not.
 __device__ inline std::uint64_t keep_in_order(std::uint64_t alive, const std::uint64_t* drops, int n) {
-#pragma unroll 8
-  for (int i = 0; i < n; ++i) alive &= ~((alive >> i & 1) != 0 ? drops[i] : 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint64_t low = lane < n ? drops[lane] : 0, high = lane + 32 < n ? drops[lane + 32] : 0;
+  const std::uint64_t low_busy = __ballot_sync(kWarp, low != 0), high_busy = __ballot_sync(kWarp, high != 0);
+  for (std::uint64_t left = alive & (high_busy << 32 | low_busy); left != 0;) {
+    const int i = __ffsll(static_cast<long long>(left)) - 1;
+    const std::uint64_t dropped = __shfl_sync(kWarp, i < 32 ? low : high, i);  // of lane i modulo 32
+    alive &= ~dropped;
+    left &= (left - 1) & ~dropped;
+  }
   return alive;
 }
 
