@@ -1,5 +1,5 @@
-// A block makes tiles of 32 x 8 pixels. The first threads of each row and column work out the tile's resampling (double
-// precision, slow on most devices) once for all 256 threads.
+// A block makes tiles of 32 x 8 pixels. Two of its warps work out the resampling of the tile's columns and rows, in
+// double precision, which is slow on most devices, for all 256 threads.
 #include "cuda/elements.h"
 #include "cuda/launch.h"
 #include "cuda/tensor_core.h"
@@ -55,7 +55,9 @@ __device__ void make_tile(const LetterboxFrame& a, const Ratio& ratio, std::int6
   const std::int64_t frame_x = tile_column * kTileW + tile_x, frame_y = tile_row * kTileH + tile_y;
   const std::int64_t x = frame_x - a.left, y = frame_y - a.top;  // in the resized picture, or outside it
   if (tile_y == 0) column[tile_x] = resize_entry(x, ratio.x, a.src_w, false);
-  if (tile_x == 0) row[tile_y] = resize_entry(y, ratio.y, a.src_h, true);
+  if (tile_y == 1 && tile_x < kTileH) {
+    row[tile_x] = resize_entry(tile_row * kTileH + tile_x - a.top, ratio.y, a.src_h, true);
+  }
   __syncthreads();
   if (frame_x < a.frame_w && frame_y < a.frame_h) {
     float value[3] = {a.pad[0], a.pad[1], a.pad[2]};
