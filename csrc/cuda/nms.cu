@@ -20,8 +20,12 @@ __device__ std::int64_t candidates_of(const NmsArgs& a, std::int64_t picture) {
 __global__ void __launch_bounds__(kThreads)
     nms_mask_kernel(const NmsArgs a, std::int64_t first, std::int64_t pictures) {
   const std::int64_t words = (a.capacity + kBits - 1) / kBits;
-  YN_FOR_EACH(at, pictures * words * a.capacity) {
-    const std::int64_t i = at % a.capacity, word = at / a.capacity % words, slot = at / a.capacity / words;
+  const std::int64_t flags = words * a.capacity;  // of a picture; below 2^31, unlike those of all
+#pragma unroll 1
+  YN_FOR_EACH(at, pictures * flags) {
+    const std::int64_t slot = at / flags;
+    const auto rest = static_cast<std::uint32_t>(at - slot * flags), capacity = static_cast<std::uint32_t>(a.capacity);
+    const std::int64_t i = rest % capacity, word = rest / capacity;
     const std::int64_t picture = first + slot, n = candidates_of(a, picture);
     if (i >= n || word * kBits >= n || (word + 1) * kBits <= i) continue;
     const float* boxes = a.boxes + picture * a.capacity * 4;
