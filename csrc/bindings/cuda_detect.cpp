@@ -39,7 +39,7 @@ void bind_detect(py::module_& module) {
       [](const py::sequence& cls, const py::sequence& reg, const std::vector<double>& strides, double conf,
          std::int64_t top_k, bool multi_label, const std::optional<py::object>& class_mask, double iou,
          std::int64_t max_det, bool agnostic, const py::object& detections, const py::object& counts,
-         const py::object& workspace, std::uintptr_t stream) {
+         const py::object& workspace, bool prepared, std::uintptr_t stream) {
         CudaArgs tensors(kOp);
         const auto take_maps = [&](const py::sequence& objects, const char* argument) {
           std::vector<Map> maps;
@@ -85,6 +85,7 @@ void bind_detect(py::module_& module) {
         args.detections = detections_arg.view().as<float>();
         args.counts = counts_arg.view().as<std::int64_t>();
         args.workspace = workspace_arg.view().data;
+        args.prepared = prepared;
         const std::int64_t needed = cuda::detect_workspace_bytes(args);
         YN_CHECK(workspace_arg.view().numel() >= needed, kOp, ": workspace must have at least ", needed, " bytes, got ",
                  workspace_arg.view().numel());
@@ -93,7 +94,7 @@ void bind_detect(py::module_& module) {
       },
       py::arg("cls"), py::arg("reg"), py::arg("strides"), py::kw_only(), py::arg("conf"), py::arg("top_k"),
       py::arg("multi_label"), py::arg("class_mask"), py::arg("iou"), py::arg("max_det"), py::arg("agnostic"),
-      py::arg("detections"), py::arg("counts"), py::arg("workspace"), py::arg("stream"),
+      py::arg("detections"), py::arg("counts"), py::arg("workspace"), py::arg("prepared") = false, py::arg("stream"),
       "Head outputs (N, h, w, C), perhaps slices of more channels, to detections (N, max_det, 6) and counts (N,).");
 }
 

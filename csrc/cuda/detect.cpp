@@ -75,6 +75,11 @@ std::int64_t lay_out(const DetectArgs& args, DetectPlan& plan) {
   return parts.used();
 }
 
+void check_workspace(const DetectArgs& args) {
+  YN_CHECK(args.batch == 0 || (args.workspace && reinterpret_cast<std::uintptr_t>(args.workspace) % kAlign == 0), kOp,
+           ": workspace must lie at a multiple of ", kAlign, " bytes");
+}
+
 void check_map(const MapView& map, std::size_t level, const char* what, int channels) {
   YN_CHECK_TYPE(map.elem == Elem::f32, kOp, ": ", what, " ", level, " must be float32, got ", name(map.elem));
   YN_CHECK(map.channels == channels && map.pixel >= channels, kOp, ": ", what, " ", level, " must have ", channels,
@@ -90,13 +95,19 @@ std::int64_t detect_workspace_bytes(const DetectArgs& args) {
   return lay_out(sizes, plan);
 }
 
+void detect_prepare(const DetectArgs& args, Queue queue) {
+  DetectPlan plan{};
+  lay_out(args, plan);
+  check_workspace(args);
+  empty_lists(plan, queue);
+}
+
 void detect(const DetectArgs& args, Queue queue, bool after_event) {
   check_candidate_params(kOp, args.candidates, args.classes, nullptr);
   check_nms_params(kOp, args.nms);
   DetectPlan plan{};
   lay_out(args, plan);
-  YN_CHECK(args.batch == 0 || (args.workspace && reinterpret_cast<std::uintptr_t>(args.workspace) % kAlign == 0), kOp,
-           ": workspace must lie at a multiple of ", kAlign, " bytes");
+  check_workspace(args);
   plan.vectors = args.classes % 4 == 0;
   for (std::size_t i = 0; i < args.levels.size(); ++i) {
     const DetectLevel& level = args.levels[i];
@@ -119,7 +130,9 @@ void detect(const DetectArgs& args, Queue queue, bool after_event) {
   plan.max_det = static_cast<int>(args.nms.max_det);
   plan.detections = args.detections;
   plan.counts = args.counts;
-  detect_launches(plan, {queue.stream, queue.overlap && !after_event}, queue);
+  const Queue first{queue.stream, queue.overlap && !after_event};
+  if (!args.prepared) empty_lists(plan, first);
+  detect_launches(plan, args.prepared ? first : queue, queue);
 }
 
 }  // namespace yolonas::cuda

@@ -9,6 +9,7 @@
 namespace yolonas::cuda {
 namespace {
 
+constexpr const char* kOp = "detect";
 constexpr int kLanes = 8;     // that share an anchor's classes
 constexpr int kBlock = 1024;  // threads that finish a picture
 constexpr int kWarps = kBlock / 32;
@@ -56,10 +57,10 @@ __device__ void append(const DetectPlan& a, std::int64_t picture, const std::uin
   }
 }
 
-__global__ void __launch_bounds__(kThreads) empty_kernel(const DetectPlan a) {
+__global__ void __launch_bounds__(kThreads) empty_kernel(unsigned* found, int batch) {
   wait_for_previous();
   let_next_begin();
-  YN_FOR_EACH(i, a.batch) a.found[i] = 0;
+  YN_FOR_EACH(i, batch) found[i] = 0;
 }
 
 // Multi-label: a thread looks at kCount neighbouring classes of an anchor.
@@ -405,6 +406,7 @@ __global__ void __launch_bounds__(kBlock) finish_kernel(const DetectPlan a) {
   for (std::int64_t picture = blockIdx.x; picture < a.batch; picture += gridDim.x) {
     std::int64_t count = 0;
     const std::uint64_t* keys = best_keys(a, s, picture, count);
+    if (threadIdx.x == 0) a.found[picture] = 0;  // for the next call; everyone has read it
     suppress(a, s, picture, decode_keys(a, s, picture, keys, count));
     __syncthreads();  // the next picture overwrites what is shared
   }
@@ -412,19 +414,21 @@ __global__ void __launch_bounds__(kBlock) finish_kernel(const DetectPlan a) {
 
 }  // namespace
 
+void empty_lists(const DetectPlan& plan, Queue queue) {
+  launch(kOp, queue, plan.batch, kThreads, kThreads, empty_kernel, plan.found, plan.batch);
+}
+
 void detect_launches(const DetectPlan& plan, Queue first, Queue queue) {
-  const char* op = "detect";
-  launch(op, first, plan.batch, kThreads, kThreads, empty_kernel, plan);
   const std::int64_t anchors = plan.anchors;
   const auto blocks = [&](std::int64_t items) { return (items + kThreads - 1) / kThreads * plan.batch; };
   if (!plan.multi_label) {
-    launch(op, queue, blocks(anchors * kLanes), 1, kThreads, filter_anchors_kernel, plan);
+    launch(kOp, first, blocks(anchors * kLanes), 1, kThreads, filter_anchors_kernel, plan);
   } else if (plan.vectors) {
-    launch(op, queue, blocks(anchors * (plan.classes / 4)), 1, kThreads, filter_pairs_kernel<4>, plan);
+    launch(kOp, first, blocks(anchors * (plan.classes / 4)), 1, kThreads, filter_pairs_kernel<4>, plan);
   } else {
-    launch(op, queue, blocks(anchors * plan.classes), 1, kThreads, filter_pairs_kernel<1>, plan);
+    launch(kOp, first, blocks(anchors * plan.classes), 1, kThreads, filter_pairs_kernel<1>, plan);
   }
-  launch(op, queue, plan.batch, 1, kBlock, finish_kernel, plan);
+  launch(kOp, anchors > 0 ? queue : first, plan.batch, 1, kBlock, finish_kernel, plan);
 }
 
 }  // namespace yolonas::cuda

@@ -23,11 +23,18 @@ struct DetectArgs {
   NmsParams nms;
   float* detections = nullptr;     // [batch][max_det][6] x1, y1, x2, y2, score, class; zero beyond the count
   std::int64_t* counts = nullptr;  // [batch]
-  void* workspace = nullptr;       // detect_workspace_bytes, at a multiple of 256 bytes; undefined before and after
+  void* workspace = nullptr;       // detect_workspace_bytes, at a multiple of 256 bytes
+  bool prepared = false;           // the workspace is as detect_prepare() left it, or detect() of the same batch
 };
 
 // Pure functions of the sizes: levels' h and w, batch, classes, candidates.top_k and multi_label.
 std::int64_t detect_workspace_bytes(const DetectArgs& args);
+
+// Empties the lists of candidates in the workspace, which is all of it that a call expects of the one before. A
+// detect() that is not `prepared` does it itself, with a launch of its own. One that throws leaves the workspace
+// undefined: what it has queued may have filled lists that nobody empties, and to add to them would write beyond their
+// end.
+void detect_prepare(const DetectArgs& args, Queue queue);
 
 // What decode_candidates and nms_candidates of the CPU give one after another (see ops/post.h for the order of
 // candidates), up to the rounding of exp: scores within 1e-6, sides within 1e-5 cells. The same bits at every run and

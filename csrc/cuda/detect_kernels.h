@@ -37,7 +37,7 @@ struct DetectPlan {
   std::int64_t pairs;     // keys of a picture that there is room for
   std::int64_t top_k;     // at most `pairs`
   std::int64_t room;      // keys that can be sorted: kSortKeys, or a power of two from top_k on
-  unsigned* found;        // [batch] keys in the list
+  unsigned* found;        // [batch] keys in the list; 0 between calls
   std::uint64_t* keys;    // [batch][pairs], in any order
   std::uint64_t* sorted;  // [batch][room] if room > kSortKeys
   float* boxes;           // [batch][top_k][4]
@@ -45,9 +45,12 @@ struct DetectPlan {
   std::int32_t* labels;   // [batch][top_k]
 };
 
-// Three launches, for any contents: empties the lists; lists the key of every pair that passes; then one block a
-// picture sorts, decodes and suppresses. A key is score bits << 32 | (0x7fffffff - (anchor * classes + class)): greater
-// is better, never 0, and no two are equal, so the order in which the list was filled does not matter.
+void empty_lists(const DetectPlan& plan, Queue queue);
+
+// Two launches, for any contents: the first adds the key of every pair that passes to its picture's list, which is
+// empty; in the second one block a picture empties it again, sorts, decodes and suppresses. A key is score bits << 32 |
+// (0x7fffffff - (anchor * classes + class)): greater is better, never 0, and no two are equal, so the order in which
+// the list was filled does not matter.
 void detect_launches(const DetectPlan& plan, Queue first, Queue queue);
 
 }  // namespace yolonas::cuda
