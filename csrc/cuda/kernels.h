@@ -77,7 +77,7 @@ void nms_bitmask_f32(const NmsArgs& args, Stream stream);
 void convert_map(const MapView& x, const MapView& y, std::int64_t pixels, float factor, Queue queue);
 
 // y[oy][ox][c] = max of x in the 5x5 window around (oy, ox), cut at the edges. x and y are of one type and do not
-// overlap. A NaN may be lost. Bit-equal to the CPU.
+// overlap. Equal to the CPU; a NaN may be lost, and either of two zeros may be the maximum.
 void max_pool5(const MapView& x, const MapView& y, int batch, int h, int w, Queue queue);
 
 // Adds the values of a float32 or float16 map to a histogram over the upper 16 bits of |value| as float32 (as
