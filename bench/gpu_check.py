@@ -242,6 +242,47 @@ def check_decode_and_nms(module: Any, memory: Memory) -> str:
     return "" if same else "suppression differs from the CPU's"
 
 
+def check_long_lists(module: Any, memory: Memory) -> str:
+    """More candidates than are sorted in shared memory, and more boxes kept than it has room for. Logits are multiples
+    of 1/4, so that the order of scores is the CPU's; suppression is compared with the CPU's of the same candidates.
+    """
+    import torch
+
+    import yolonas.ops._torch  # noqa: F401 - registers the ops
+
+    rng, ops = np.random.default_rng(6), torch.ops.yolonas
+    levels, classes, top_k, strides = ((24, 28), (5, 5)), 8, 3000, [8.0, 16.0]
+    cls = [(rng.integers(-20, 21, (1, *level, classes)) / 4).astype(np.float32) for level in levels]
+    reg = [rng.uniform(-6, 6, (1, *level, 68)).astype(np.float32) for level in levels]
+    settings = {"conf": 0.0, "top_k": top_k, "multi_label": True, "class_mask": None, "agnostic": False}
+    needed = module._detect_workspace_bytes(levels, 1, classes, top_k=top_k, multi_label=True)
+    put = [list(map(memory.put, side)) for side in (cls, reg)]
+    workspace = memory.put(np.full(needed, 255, np.uint8))
+
+    def detected(iou: float, prepared: bool) -> tuple[np.ndarray, np.ndarray]:
+        rows, counts = memory.put(np.full((1, top_k, 6), np.nan, np.float32)), memory.put(np.full(1, -1, np.int64))
+        outputs = {"detections": rows, "counts": counts, "workspace": workspace, "prepared": prepared}
+        limits = {"iou": iou, "max_det": top_k, "stream": memory.stream}
+        module._detect(*put, strides, **settings, **limits, **outputs)
+        return memory.get(rows), memory.get(counts)
+
+    tensors = [[torch.from_numpy(level) for level in side] for side in (cls, reg)]
+    candidates = ops.decode_candidates(*tensors, strides, 0.0, top_k, True, None, True)
+    expected, _ = ops.nms_candidates(*candidates, 1.0, top_k, False)
+    rows, counts = detected(1.0, prepared=False)
+    if counts[0] != top_k or not np.array_equal(rows[..., 5], expected[..., 5].numpy()):
+        return f"{counts[0]} candidates, or other ones than the CPU's {top_k}"
+    if not np.abs(rows - expected.numpy()).max() <= 3e-4:
+        return "candidates differ from the CPU's"
+    boxes, scores, labels = (torch.from_numpy(np.ascontiguousarray(rows[..., part])) for part in (slice(4), 4, 5))
+    expected, count = ops.nms_candidates(boxes, scores, labels.int(), torch.from_numpy(counts), 0.7, top_k, False)
+    rows, counts = detected(0.7, prepared=True)
+    if not 1024 < count[0] < top_k:
+        return f"{count[0]} boxes are no case for this"
+    same = np.array_equal(counts, count.numpy()) and np.array_equal(rows, expected.numpy())
+    return "" if same else "suppression differs from the CPU's"
+
+
 def check_fake_quantize(module: Any, memory: Memory) -> str:
     x = np.random.default_rng(4).normal(0, 40, 999).astype(np.float32)
     out = memory.put(np.full(999, np.nan, np.float32))
@@ -256,6 +297,7 @@ def checks(module: Any, memory: Memory) -> Iterator[tuple[str, Callable[[], str]
     """Names, and what says what is wrong, or ""."""
     yield "letterbox", lambda: check_letterbox(module, memory)
     yield "decode, nms_candidates", lambda: check_decode_and_nms(module, memory)
+    yield "long lists of candidates", lambda: check_long_lists(module, memory)
     yield "fake_quantize", lambda: check_fake_quantize(module, memory)
     graphs = networks()
     for kind, (source, half, tolerance) in KINDS.items():

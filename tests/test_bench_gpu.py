@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import run_python
+from harness import guarded, run_python
 
 import yolonas
 from yolonas import _native
@@ -427,7 +427,7 @@ class HostMemory:
     def put(self, array: np.ndarray) -> Any:
         from emulated_cuda import FakeCudaTensor
 
-        return FakeCudaTensor(np.array(array, order="C"))
+        return FakeCudaTensor(guarded(array))
 
     def get(self, tensor: Any) -> np.ndarray:
         return tensor.array
@@ -473,11 +473,11 @@ def test_checks_of_networks(bench: Callable[[str], ModuleType], monkeypatch: pyt
 
 def test_checks_name_what_fails(bench: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
     check = bench("gpu_check")
-    assert check.run_all(SimpleNamespace(Engine=StandInEngine), HostMemory()) == 3
+    assert check.run_all(SimpleNamespace(Engine=StandInEngine), HostMemory()) == 4
     text = capsys.readouterr().out
     assert "letterbox: AttributeError" in text
     assert "network int8: ok" in text
-    assert text.endswith("3 wrong\n")
+    assert text.endswith("4 wrong\n")
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""From head outputs to detections in the CUDA kernels, run by the emulator, against the ops of the CPU.
+"""From head outputs to detections in the CUDA kernels, against the ops of the CPU: on a device where there is one, and
+everywhere through the emulator.
 
 Logits are multiples of 1/4, so that the rounding of exp cannot change the order of scores; equal logits are ties.
 """
@@ -15,9 +16,8 @@ import pytest
 import torch
 from emulated_cuda import FakeCudaTensor
 
+from yolonas import _native
 from yolonas.ops import _torch  # noqa: F401 - registers the ops
-
-pytestmark = pytest.mark.slow  # compiles C++ first
 
 OPS = torch.ops.yolonas
 SIZES = [(5, 6), (3, 4), (1, 2)]
@@ -27,10 +27,62 @@ BINS = 68
 Heads = tuple[list[np.ndarray], list[np.ndarray]]
 
 
-@pytest.fixture(params=["forward", "backward", "random:5"])
-def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+class Emulated:
+    """The emulator, and memory between guard pages; `front`: at the beginning of a page, else at the end of one."""
+
+    stream = 0
+
+    def __init__(self, module: ModuleType, *, front: bool = False) -> None:
+        self.module = module
+        self.front = front
+
+    def put(self, array: np.ndarray) -> Any:
+        return harness.guarded(array, front=self.front)
+
+    def tensor(self, held: Any) -> Any:
+        """What the module takes."""
+        return FakeCudaTensor(held)
+
+    def get(self, held: Any) -> np.ndarray:
+        return held.copy()
+
+
+class OnDevice:
+    """The same on a real device."""
+
+    def __init__(self) -> None:
+        if _native.cuda() is None or not torch.cuda.is_available():
+            pytest.skip("no CUDA device, or a build without yolonas._cuda")
+        self.module = _native.cuda()
+        self.stream = torch.cuda.current_stream().cuda_stream
+
+    def put(self, array: np.ndarray) -> Any:
+        return torch.from_numpy(array).cuda()
+
+    def tensor(self, held: Any) -> Any:
+        return held
+
+    def get(self, held: Any) -> np.ndarray:
+        return held.cpu().numpy()
+
+
+Place = Emulated | OnDevice
+DEVICE = pytest.param("device", marks=pytest.mark.cuda)
+ORDERS = [pytest.param(order, marks=pytest.mark.slow) for order in ("forward", "backward", "random:5")]  # compiles C++
+
+
+@pytest.fixture(params=[*ORDERS, DEVICE])
+def ordered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A device, and the emulator with its threads in several orders."""
+    if request.param == "device":
+        return OnDevice()
     monkeypatch.setenv("YOLONAS_EMULATOR_ORDER", request.param)
-    return request.param
+    return Emulated(request.getfixturevalue("emulated"), front=request.param == "backward")
+
+
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), DEVICE])
+def cuda(request: pytest.FixtureRequest) -> Place:
+    return OnDevice() if request.param == "device" else Emulated(request.getfixturevalue("emulated"))
 
 
 def heads(sizes: list, batch: int, classes: int, seed: int = 0, low: float = -5.0, high: float = 5.0) -> Heads:
@@ -44,9 +96,20 @@ def strides_of(outputs: list) -> list[float]:
     return [8.0 * 2**i for i in range(len(outputs))]
 
 
+def workspace_for(place: Place, outputs: Heads, *, top_k: int = 1000, multi_label: bool = True, **_: Any) -> Any:
+    """Full of rubbish."""
+    cls = outputs[0]
+    batch, count = cls[0].shape[0], cls[0].shape[3]
+    sizes = [x.shape[1:3] for x in cls]
+    needed = place.module._detect_workspace_bytes(sizes, batch, count, top_k=top_k, multi_label=multi_label)
+    assert needed % 256 == 0
+    return place.put(np.full(needed, 0xFF, np.uint8))
+
+
 def detect(
-    module: ModuleType,
+    place: Place,
     outputs: Heads,
+    workspace: Any = None,
     *,
     conf: float = 0.3,
     top_k: int = 1000,
@@ -56,26 +119,24 @@ def detect(
     max_det: int = 300,
     agnostic: bool = False,
     extra: int = 0,
-    front: bool = False,
+    prepared: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All memory between guard pages and full of rubbish; `extra` channels before the outputs' own."""
+    """All memory is full of rubbish; `extra` channels before the outputs' own."""
 
-    def slices(maps: list[np.ndarray], rubbish: float) -> list[FakeCudaTensor]:
+    def slices(maps: list[np.ndarray], rubbish: float) -> list[Any]:
         wide = [np.pad(x, [(0, 0)] * 3 + [(extra, 0)], constant_values=rubbish) for x in maps]
-        return [FakeCudaTensor(harness.guarded(x, front=front)[..., extra:]) for x in wide]
+        return [place.tensor(place.put(x)[..., extra:]) for x in wide]
 
     cls, reg = outputs
     batch, count = cls[0].shape[0], cls[0].shape[3]
-    sizes = [x.shape[1:3] for x in cls]
-    needed = module._detect_workspace_bytes(sizes, batch, count, top_k=top_k, multi_label=multi_label)
-    assert needed % 256 == 0
-    workspace = harness.guarded(np.full(needed, 0xFF, np.uint8), front=front)
-    detections = harness.guarded(np.full((batch, max_det, 6), -7, np.float32), front=front)
-    counts = harness.guarded(np.full(batch, -7, np.int64), front=front)
+    if workspace is None:
+        workspace = workspace_for(place, outputs, top_k=top_k, multi_label=multi_label)
+    detections = place.put(np.full((batch, max_det, 6), -7, np.float32))
+    counts = place.put(np.full(batch, -7, np.int64))
     mask = None
     if classes is not None:
-        mask = FakeCudaTensor(harness.guarded(np.isin(np.arange(count), classes).astype(np.uint8), front=front))
-    module._detect(
+        mask = place.tensor(place.put(np.isin(np.arange(count), classes).astype(np.uint8)))
+    place.module._detect(
         slices(cls, 50.0),
         slices(reg, np.nan),
         strides_of(cls),
@@ -86,102 +147,123 @@ def detect(
         iou=iou,
         max_det=max_det,
         agnostic=agnostic,
-        detections=FakeCudaTensor(detections),
-        counts=FakeCudaTensor(counts),
-        workspace=FakeCudaTensor(workspace),
-        stream=0,
+        detections=place.tensor(detections),
+        counts=place.tensor(counts),
+        workspace=place.tensor(workspace),
+        prepared=prepared,
+        stream=place.stream,
     )
-    return detections.copy(), counts.copy()
+    return place.get(detections), place.get(counts)
 
 
-def expected(
+def most_pairs(outputs: Heads, top_k: int) -> int:
+    return max(1, min(top_k, sum(x[0].size for x in outputs[0])))
+
+
+def expected_candidates(
     outputs: Heads,
     *,
     conf: float = 0.3,
     top_k: int = 1000,
     multi_label: bool = True,
     classes: list[int] | None = None,
-    iou: float = 0.6,
-    max_det: int = 300,
-    agnostic: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """As the rows of a result from which nothing was suppressed."""
     cls, reg = ([torch.from_numpy(x) for x in maps] for maps in outputs)
-    pairs = sum(x[0].numel() for x in cls)
-    candidates = OPS.decode_candidates(
-        cls, reg, strides_of(cls), conf, max(1, min(top_k, pairs)), multi_label, classes, True
-    )
-    detections, counts = OPS.nms_candidates(*candidates, iou, max_det, agnostic)
-    return detections.numpy(), counts.numpy()
+    most = most_pairs(outputs, top_k)
+    candidates = OPS.decode_candidates(cls, reg, strides_of(cls), conf, most, multi_label, classes, True)
+    rows, counts = OPS.nms_candidates(*candidates, 1.0, most, False)
+    return rows.numpy(), counts.numpy()
+
+
+def suppressed(
+    rows: np.ndarray, counts: np.ndarray, *, iou: float = 0.6, max_det: int = 300, agnostic: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the CPU leaves of such rows."""
+    boxes, scores, labels = (np.ascontiguousarray(rows[..., part]) for part in (slice(4), 4, 5))
+    candidates = map(torch.from_numpy, (boxes, scores, labels.astype(np.int32), counts))
+    left, left_counts = OPS.nms_candidates(*candidates, iou, max_det, agnostic)
+    return left.numpy(), left_counts.numpy()
 
 
 def compare(
-    module: ModuleType, outputs: Heads, extra: int = 0, front: bool = False, **settings: Any
+    place: Place, outputs: Heads, extra: int = 0, *, top_k: int = 1000, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    got, counts = detect(module, outputs, extra=extra, front=front, **settings)
-    wanted, wanted_counts = expected(outputs, **settings)
+    """First the candidates, up to the rounding of exp; then what suppression leaves of them, bit for bit: a call that
+    takes over the workspace.
+    """
+    suppression = {name: settings.pop(name) for name in ("iou", "max_det", "agnostic") if name in settings}
+    settings["top_k"] = top_k
+    workspace = workspace_for(place, outputs, **settings)
+    most = most_pairs(outputs, top_k)
+    rows, counts = detect(place, outputs, workspace, extra=extra, iou=1.0, max_det=most, **settings)
+    wanted, wanted_counts = expected_candidates(outputs, **settings)
     assert counts.tolist() == wanted_counts.tolist()
-    np.testing.assert_array_equal(got[..., 5], wanted[..., 5])
-    np.testing.assert_allclose(got[..., 4], wanted[..., 4], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(got[..., :4], wanted[..., :4], rtol=1e-6, atol=3e-4)  # 1e-5 cells of 32 pixels
-    for picture, count in enumerate(counts):
-        assert not got[picture, count:].any()
-    return got, counts
+    np.testing.assert_array_equal(rows[..., 5], wanted[..., 5])
+    np.testing.assert_allclose(rows[..., 4], wanted[..., 4], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(rows[..., :4], wanted[..., :4], rtol=1e-6, atol=3e-4)  # 1e-5 cells of 32 pixels
+    got, left = detect(place, outputs, workspace, extra=extra, prepared=True, **suppression, **settings)
+    wanted, wanted_left = suppressed(rows, counts, **suppression)
+    assert left.tolist() == wanted_left.tolist()
+    np.testing.assert_array_equal(harness.bits(got), harness.bits(wanted))
+    return got, left
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
 @pytest.mark.parametrize(("batch", "classes"), [(1, 1), (2, 4), (7, 5), (1, 80)])
-def test_detections(emulated: ModuleType, order: str, batch: int, classes: int, multi_label: bool) -> None:
+def test_detections(ordered: Place, batch: int, classes: int, multi_label: bool) -> None:
     outputs = heads(SIZES, batch, classes, seed=batch + classes)
     for extra, conf, iou, agnostic in ((0, 0.31, 0.4, False), (4, 0.7, 0.1, True), (3, 0.02, 0.6, False)):
         settings = {"conf": conf, "iou": iou, "agnostic": agnostic, "multi_label": multi_label}
-        got, counts = compare(emulated, outputs, extra=extra, front=order == "backward", max_det=50, **settings)
+        got, counts = compare(ordered, outputs, extra=extra, max_det=50, **settings)
         assert counts.min() > 0 or conf > 0.5
         assert (np.diff(got[0, : counts[0], 4]) <= 0).all()
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
-def test_order_of_candidates(emulated: ModuleType, order: str, multi_label: bool) -> None:
+def test_order_of_candidates(ordered: Place, multi_label: bool) -> None:
     """Nothing is suppressed: the result is the list of candidates, in which many scores are equal."""
     outputs = heads(SIZES, 2, 6, seed=1)
     for top_k in (1, 2, 63, 64, 65, 10**12):
-        compare(emulated, outputs, conf=0.0, top_k=top_k, multi_label=multi_label, iou=1.0, max_det=300)
+        compare(ordered, outputs, conf=0.0, top_k=top_k, multi_label=multi_label, iou=1.0, max_det=300)
 
 
+@pytest.mark.slow
 def test_same_bits_in_every_order(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for order in ("forward", "backward", "random:1", "random:2"):
         monkeypatch.setenv("YOLONAS_EMULATOR_ORDER", order)
-        results.append(detect(emulated, heads(LARGE, 1, 8, seed=2), conf=0.2, iou=0.5, top_k=900))
+        results.append(detect(Emulated(emulated), heads(LARGE, 1, 8, seed=2), conf=0.2, iou=0.5, top_k=900))
     for detections, counts in results[1:]:
         np.testing.assert_array_equal(harness.bits(detections), harness.bits(results[0][0]))
         assert counts.tolist() == results[0][1].tolist()
 
 
 @pytest.mark.parametrize("top_k", [1, 1000, 2048, 2049, 3000, 4096, 4097, 10**9])
-def test_many_candidates(emulated: ModuleType, top_k: int) -> None:
+def test_many_candidates(cuda: Place, top_k: int) -> None:
     """More than are sorted in shared memory, and ties across the cut at top_k."""
     outputs = heads(LARGE, 1, 8, seed=3)  # 5576 pairs
-    compare(emulated, outputs, conf=0.0, top_k=top_k, iou=1.0, max_det=6000 if top_k == 4097 else 1200)
+    compare(cuda, outputs, conf=0.0, top_k=top_k, iou=1.0, max_det=6000 if top_k == 4097 else 1200)
 
 
-def test_many_equal_scores(emulated: ModuleType) -> None:
+def test_many_equal_scores(cuda: Place) -> None:
     """Only the lower half of a key tells them apart."""
     cls, reg = heads([(30, 30)], 2, 4, seed=4)
     cls[0][:] = 1.25
     cls[0][1, 3, 3, 2] = 2.0
     for top_k in (1, 5, 1500, 2300):
-        compare(emulated, (cls, reg), conf=0.5, top_k=top_k, iou=1.0, max_det=1200)
+        compare(cuda, (cls, reg), conf=0.5, top_k=top_k, iou=1.0, max_det=1200)
 
 
 @pytest.mark.parametrize("max_det", [1, 3, 100, 1300])
 @pytest.mark.parametrize("agnostic", [True, False])
-def test_crowded_pictures(emulated: ModuleType, max_det: int, agnostic: bool) -> None:
+def test_crowded_pictures(cuda: Place, max_det: int, agnostic: bool) -> None:
     """Large boxes drop many others, within 64 candidates and beyond."""
     cls, reg = heads([(16, 18)], 2, 3, seed=6)
     reg[0].reshape(2, 16, 18, 4, 17)[..., 0:4] -= 6.0
     for iou in (0.0, 0.3, 0.8):
         settings = {"conf": 0.1, "iou": iou, "max_det": max_det, "agnostic": agnostic}
-        _, counts = compare(emulated, (cls, reg), **settings)
+        _, counts = compare(cuda, (cls, reg), **settings)
         assert counts.max() < 700
 
 
@@ -205,49 +287,49 @@ def hostile(classes: int) -> Heads:
 
 @pytest.mark.parametrize("multi_label", [True, False])
 @pytest.mark.parametrize("conf", [0.0, 0.3, 0.999, 1.0])
-def test_hostile_values(emulated: ModuleType, order: str, conf: float, multi_label: bool) -> None:
+def test_hostile_values(ordered: Place, conf: float, multi_label: bool) -> None:
     for classes in (4, 5):
         for top_k in (7, 1000):
             settings = {"conf": conf, "top_k": top_k, "multi_label": multi_label}
-            compare(emulated, hostile(classes), iou=1.0, **settings)
+            compare(ordered, hostile(classes), iou=1.0, **settings)
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
-def test_class_mask(emulated: ModuleType, order: str, multi_label: bool) -> None:
+def test_class_mask(ordered: Place, multi_label: bool) -> None:
     outputs = heads(SIZES, 2, 9, seed=8)
     for classes in ([0, 5, 8], [3], list(range(9))):
-        compare(emulated, outputs, conf=0.4, classes=classes, multi_label=multi_label)
-    detections, counts = detect(emulated, outputs, classes=[], multi_label=multi_label)
+        compare(ordered, outputs, conf=0.4, classes=classes, multi_label=multi_label)
+    detections, counts = detect(ordered, outputs, classes=[], multi_label=multi_label)
     assert not detections.any()
     assert not counts.any()
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
-def test_same_bits_at_every_place_of_a_batch(emulated: ModuleType, multi_label: bool) -> None:
+def test_same_bits_at_every_place_of_a_batch(cuda: Place, multi_label: bool) -> None:
     cls, reg = heads(LARGE, 3, 4, seed=9)
     settings = {"conf": 0.2, "iou": 0.5, "top_k": 300, "multi_label": multi_label}
-    apart = [detect(emulated, ([x[i : i + 1] for x in cls], [x[i : i + 1] for x in reg]), **settings) for i in range(3)]
+    apart = [detect(cuda, ([x[i : i + 1] for x in cls], [x[i : i + 1] for x in reg]), **settings) for i in range(3)]
     places = [0, 1, 2, 1, 0, 2, 2]
-    detections, counts = detect(emulated, ([x[places] for x in cls], [x[places] for x in reg]), **settings)
+    detections, counts = detect(cuda, ([x[places] for x in cls], [x[places] for x in reg]), **settings)
     for place, picture in enumerate(places):
         np.testing.assert_array_equal(harness.bits(detections[place]), harness.bits(apart[picture][0][0]))
         assert counts[place] == apart[picture][1][0]
 
 
 @pytest.mark.parametrize("multi_label", [True, False])
-def test_nothing_to_detect(emulated: ModuleType, multi_label: bool) -> None:
+def test_nothing_to_detect(cuda: Place, multi_label: bool) -> None:
     outputs = heads(SIZES, 2, 3)
     for nothing in (heads([(0, 3)], 2, 3), heads([(0, 0), (4, 0)], 1, 2), heads(SIZES, 0, 3)):
-        detections, counts = detect(emulated, nothing, conf=0.0, multi_label=multi_label)
+        detections, counts = detect(cuda, nothing, conf=0.0, multi_label=multi_label)
         assert not detections.any()
         assert not counts.any()
-    compare(emulated, outputs, conf=1.0, multi_label=multi_label)
+    compare(cuda, outputs, conf=1.0, multi_label=multi_label)
     some = heads([(0, 3), (2, 3), (4, 0), (1, 1), (0, 0)], 2, 3)  # levels without anchors between others
-    compare(emulated, some, multi_label=multi_label)
+    compare(cuda, some, multi_label=multi_label)
 
 
 @pytest.mark.parametrize("max_det", [1, 70, 400])
-def test_walk_of_the_bitmask(emulated: ModuleType, order: str, max_det: int) -> None:
+def test_walk_of_the_bitmask(ordered: Place, max_det: int) -> None:
     """nms_candidates, which takes 64 candidates at a time too."""
     rng = np.random.default_rng(max_det)
     boxes = rng.uniform(0, 90, (7, 400, 4)).astype(np.float32)
@@ -255,31 +337,31 @@ def test_walk_of_the_bitmask(emulated: ModuleType, order: str, max_det: int) -> 
     scores = np.sort(rng.random((7, 400), np.float32), axis=1)[:, ::-1].copy()
     classes = rng.integers(0, 3, (7, 400)).astype(np.int32)
     candidates = np.array([400, 0, 1, 64, 65, 128, 399])
-    detections = harness.guarded(np.full((7, max_det, 6), -7, np.float32))
-    counts = harness.guarded(np.full(7, -7, np.int64))
-    workspace = harness.guarded_empty((7 * emulated.nms_workspace_bytes(400) // 8,), np.int64)
+    workspace = ordered.put(np.full(7 * ordered.module.nms_workspace_bytes(400) // 8, -1, np.int64))
+    detections = ordered.put(np.full((7, max_det, 6), -7, np.float32))
+    counts = ordered.put(np.full(7, -7, np.int64))
     for iou, agnostic in ((0.2, True), (0.5, False), (1.0, True)):
-        inputs = [harness.guarded(x) for x in (boxes, scores, classes, candidates)]
-        emulated.nms_candidates(
-            *map(FakeCudaTensor, inputs),
+        inputs = (boxes, scores, classes, candidates)
+        ordered.module.nms_candidates(
+            *(ordered.tensor(ordered.put(one)) for one in inputs),
             iou=iou,
             max_det=max_det,
             agnostic=agnostic,
-            detections=FakeCudaTensor(detections),
-            counts=FakeCudaTensor(counts),
-            workspace=FakeCudaTensor(workspace),
-            stream=0,
+            detections=ordered.tensor(detections),
+            counts=ordered.tensor(counts),
+            workspace=ordered.tensor(workspace),
+            stream=ordered.stream,
         )
         wanted, wanted_counts = OPS.nms_candidates(*map(torch.from_numpy, inputs), iou, max_det, agnostic)
-        np.testing.assert_array_equal(detections, wanted.numpy())
-        np.testing.assert_array_equal(counts, wanted_counts.numpy())
+        np.testing.assert_array_equal(ordered.get(detections), wanted.numpy())
+        np.testing.assert_array_equal(ordered.get(counts), wanted_counts.numpy())
 
 
-def test_one_picture_of_a_batch_is_empty(emulated: ModuleType) -> None:
+def test_one_picture_of_a_batch_is_empty(cuda: Place) -> None:
     cls, reg = heads(SIZES, 3, 4)
     for level in cls:
         level[1] = -9.0
-    _, counts = compare(emulated, (cls, reg))
+    _, counts = compare(cuda, (cls, reg))
     assert counts[1] == 0
     assert counts[0] > 0
 
@@ -316,6 +398,7 @@ def call(module: ModuleType, **changes: Any) -> None:
     module._detect(**{name: moved(value) for name, value in arguments.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
@@ -350,12 +433,14 @@ def test_errors_in_arguments(emulated: ModuleType, changes: dict[str, Any], erro
         call(emulated, **changes)
 
 
+@pytest.mark.slow
 def test_error_of_an_unaligned_workspace(emulated: ModuleType) -> None:
     workspace = harness.guarded_empty((workspace_bytes(emulated) + 256,), np.uint8)[8:]
     with pytest.raises(ValueError, match="detect: workspace must lie at a multiple of 256 bytes"):
         call(emulated, workspace=workspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "classes", "text"),
     [
@@ -371,6 +456,7 @@ def test_errors_of_sizes(emulated: ModuleType, sizes: list, classes: int, text: 
         emulated._detect_workspace_bytes(sizes, 1, classes, top_k=10, multi_label=True)
 
 
+@pytest.mark.slow
 def test_workspace_grows_with_its_sizes(emulated: ModuleType) -> None:
     def needed(**changes: Any) -> int:
         arguments = {"sizes": [(80, 80), (40, 40), (20, 20)], "batch": 2, "classes": 80, "top_k": 1000}
