@@ -173,6 +173,20 @@ struct Shared {
   unsigned gathered;
 };
 
+// The first lane at which the sum over the lanes so far reaches `wanted`, which that of all does; before: the sum over
+// those before it. By a whole warp, and the same on all lanes.
+__device__ int lane_reaching(unsigned value, unsigned wanted, unsigned& before) {
+  const unsigned lane = threadIdx.x % 32;
+  unsigned sum = value;
+  for (unsigned apart = 1; apart < 32; apart *= 2) {
+    const unsigned other = __shfl_up_sync(kWarp, sum, apart);
+    if (lane >= apart) sum += other;
+  }
+  const int reached = __ffs(static_cast<int>(__ballot_sync(kWarp, sum >= wanted))) - 1;
+  before = __shfl_sync(kWarp, sum - value, reached);
+  return reached;
+}
+
 // A lower bound that at least `need` keys of the list and at most `room` reach, need <= room < n. By the whole block.
 // From the top, digit after digit, the prefix of the need-th key; as soon as all keys from the prefix on fit, that is
 // enough.
@@ -191,19 +205,26 @@ __device__ std::uint64_t bound_of(Shared& s, const std::uint64_t* list, std::int
     }
     __syncthreads();
     constexpr int kPart = kDigits / kWarps;  // of the histogram, for a warp
+    static_assert(kWarps == 32 && kPart == 64);
     unsigned sum = 0;
     for (int at = thread % 32; at < kPart; at += 32) sum += s.histogram[thread / 32 * kPart + at];
     for (int apart = 16; apart > 0; apart /= 2) sum += shuffle_xor(sum, apart);
     if (thread % 32 == 0) s.sums[thread / 32] = sum;
     __syncthreads();
-    if (thread == 0) {
-      int part = kWarps - 1;
-      while (above + s.sums[part] < need) above += s.sums[part--];
-      int digit = part * kPart + kPart - 1;
-      while (above + s.histogram[digit] < need) above += s.histogram[digit--];
-      s.prefix = prefix << bits | static_cast<std::uint64_t>(digit);
-      s.above = above;
-      s.included = above + s.histogram[digit];
+    if (thread < 32) {  // from the top: the part of the histogram that has the need-th key, two digits of it, one
+      unsigned wanted = static_cast<unsigned>(need - above), before = 0;
+      const int part = kWarps - 1 - lane_reaching(s.sums[kWarps - 1 - thread], wanted, before);
+      wanted -= before;
+      const int last = part * kPart + kPart - 1, own = last - 2 * thread;
+      int digit = last - 2 * lane_reaching(s.histogram[own] + s.histogram[own - 1], wanted, before);
+      wanted -= before;
+      if (thread == 0) {
+        above = need - wanted;
+        if (s.histogram[digit] < wanted) above += s.histogram[digit--];
+        s.prefix = prefix << bits | static_cast<std::uint64_t>(digit);
+        s.above = above;
+        s.included = above + s.histogram[digit];
+      }
     }
     __syncthreads();
     prefix = s.prefix;
