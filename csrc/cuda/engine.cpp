@@ -145,7 +145,11 @@ void Engine::detect(const DetectRequest& request, Stream stream) {
   letterbox_batch(frames.data(), static_cast<int>(frames.size()),
                   {places.buffers[at(network_.input)], input.elem, input.pixel, network_.input_factor},
                   {stream, false});
+  // A graph of the caller cannot know what will have come before it.
+  if (capturing || !state.prepared) detect_prepare(detect_args(state, places, detect.settings), {stream, false});
+  if (!capturing) state.prepared = false;  // should what follows throw half way
   queue_network(state, &detect, stream, capturing);
+  if (!capturing) state.prepared = true;
   // One launch for both; a count is copied as two floats.
   const MapCopy copies[] = {{dense(reinterpret_cast<float*>(state.detections.data()), 6),
                              request.detections.as<float>(), request.detections.numel() / 6},
@@ -358,6 +362,7 @@ void Engine::make_room_for(PlanState& state, const DetectSettings& settings) {
   };
   grow(state.detections, rows);
   grow(state.counts, counts);
+  if (state.workspace.bytes() < workspace) state.prepared = false;
   grow(state.workspace, workspace);
 }
 
@@ -420,6 +425,7 @@ DetectArgs Engine::detect_args(const PlanState& state, const Pointers& places, c
   args.detections = reinterpret_cast<float*>(state.detections.data());
   args.counts = reinterpret_cast<std::int64_t*>(state.counts.data());
   args.workspace = state.workspace.data();
+  args.prepared = true;
   return args;
 }
 

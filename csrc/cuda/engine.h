@@ -135,6 +135,7 @@ class Engine {
     bool watched = false;                             // run step by step, with a look at each
     std::list<std::unique_ptr<DetectState>> detects;  // last used first
     DeviceMemory detections, counts, workspace;       // of all detects
+    bool prepared = false;  // the workspace is as detect_prepare() or a whole detect() left it
   };
   // The use of the engine's memory by a call: after all that were queued before, whatever stream they are on. What is
   // queued counts as used when the call is left, also by an exception.
