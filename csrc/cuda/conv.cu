@@ -84,6 +84,7 @@ void check(const ConvArgs& a, const ConvChoice& choice) {
            name(a.residual.elem));
   YN_CHECK(a.rows() < kMost && std::int64_t{a.batch} * a.in_h * a.in_w < kMost,
            "conv: maps must have fewer than 2^31 pixels");
+  YN_CHECK(a.kernel >= 1 && a.kernel <= kMostKernel, "conv: kernel must lie in 1..", kMostKernel, ", got ", a.kernel);
   YN_CHECK(choice.splits >= 1 && choice.splits <= 65535, "conv: splits must lie in 1..65535, got ", choice.splits);
 }
 

@@ -8,6 +8,8 @@
 
 namespace yolonas::cuda {
 
+inline constexpr int kMostKernel = 7;  // taps a line
+
 // One convolution of a batch, or a 2x2 transposed one of stride 2, as a product of pixels (rows) and output channels
 // (columns) over kernel * kernel * in_c (depth):
 //   floats: y = act(sum + offset) + residual_scale * residual, sums in float32, y rounded to its type

@@ -72,7 +72,7 @@ struct ConvTile {
   static constexpr int kPassRows = kThreads / kStepChunks;  // that all threads copy at once, a chunk each
   static constexpr int kRowPasses = (kRows + kPassRows - 1) / kPassRows;
   static constexpr int kColumnPasses = (kColumns + kPassRows - 1) / kPassRows;
-  static constexpr int kStageBytes = (kRows + kColumns) * kStep;
+  static constexpr int kPixelBytes = kRows * kStep, kStageBytes = kPixelBytes + kColumns * kStep;
   static constexpr int kSharedBytes = kStages * kStageBytes;
   static constexpr int kFragmentRows = kWarpRows / 16, kFragmentColumns = kWarpColumns / 8;  // of 16 x 8 results
 
@@ -89,106 +89,171 @@ __device__ __forceinline__ int tile_offset(int row, int chunk) {
   return row * kStep + permuted * 16;
 }
 
-// Copies the chunks of one thread: always the same chunk of a step, of every kPassRows-th row.
+// A thread copies the same chunk of every step, of every kPassRows-th row of a tile. Loops are short of instructions
+// before they are short of anything else, so the loaders count addresses on instead of computing them: a copy takes an
+// addition of 64 bits, a test and the copy itself.
 template <class Tile>
-class ConvLoader {
- public:
-  __device__ __forceinline__ ConvLoader(const ConvKernelArgs& a, int first_row, int first_column, int first_step)
-      : a_(a), first_column_(first_column) {
-    const int thread = static_cast<int>(threadIdx.x);
-    chunk_ = thread % Tile::kStepChunks;
-    pass_row_ = thread / Tile::kStepChunks;
-#pragma unroll
-    for (int i = 0; i < Tile::kRowPasses; ++i) {
-      const int row = first_row + pass_row_ + i * Tile::kPassRows;
-      const int line = row / a.out_w, ox = row % a.out_w;  // line: of all pictures
-      const int picture = line / a.out_h, oy = line % a.out_h;
-      x_[i] = ox * a.stride - a.pad;
-      y_[i] = row < a.rows ? oy * a.stride - a.pad : kNowhere;
-      from_[i] =
-          a.x + (static_cast<std::int64_t>(picture * a.in_h + oy * a.stride - a.pad) * a.in_w + x_[i]) * a.x_pixel;
-    }
-    depth_ = first_step * Tile::kStepChunks + chunk_;
-    weight_depth_ = depth_;
-    const int tap = depth_ / a.tap_chunks;
-    in_tap_ = depth_ % a.tap_chunks;
-    ky_ = tap / a.kernel;
-    kx_ = tap % a.kernel;
-  }
+struct OwnChunk {
+  int chunk, row;  // of the first pass
+  int at;          // in a tile; passes are kPassRows * kStep bytes apart, as their rows are permuted alike
 
-  // The weights of the next step.
-  __device__ __forceinline__ void load_weights(unsigned char* tile) {
-    const bool inside = weight_depth_ < a_.chunks;
+  __device__ __forceinline__ OwnChunk() {
+    static_assert(Tile::kPassRows % 8 == 0, "rows of all passes are permuted alike");
+    const int thread = static_cast<int>(threadIdx.x);
+    chunk = thread % Tile::kStepChunks;
+    row = thread / Tile::kStepChunks;
+    at = tile_offset<Tile::kStep>(row, chunk);
+  }
+  // Whether the tile ends before this thread's row of a pass: in the last one alone.
+  template <int kTileRows>
+  __device__ __forceinline__ bool ends_before(int pass) const {
+    constexpr int kWhole = kTileRows / Tile::kPassRows;
+    return pass == kWhole && row + kWhole * Tile::kPassRows >= kTileRows;
+  }
+};
+
+template <class Tile>
+class WeightLoader {
+ public:
+  __device__ __forceinline__ void start(const ConvKernelArgs& a, int first_column, int first_step) {
+    const int column = first_column + own_.row, depth = first_step * Tile::kStepChunks + own_.chunk;
+    left_ = a.chunks - depth;
+    from_ = a.weight + (static_cast<std::int64_t>(column) * a.chunks + depth) * 16;
+    pass_bytes_ = static_cast<std::int64_t>(a.chunks) * (Tile::kPassRows * 16);
+    missing_ = 0;
 #pragma unroll
     for (int i = 0; i < Tile::kColumnPasses; ++i) {
-      const int row = pass_row_ + i * Tile::kPassRows, column = first_column_ + row;
-      if (Tile::kColumns % Tile::kPassRows != 0 && row >= Tile::kColumns) break;
-      const bool valid = inside && column < a_.columns;
-      const std::int64_t at = valid ? (static_cast<std::int64_t>(column) * a_.chunks + weight_depth_) * 16 : 0;
-      cp_async16(tile + tile_offset<Tile::kStep>(row, chunk_), a_.weight + at, valid);
+      if (column + i * Tile::kPassRows >= a.columns) missing_ |= 1u << i;
     }
-    weight_depth_ += Tile::kStepChunks;
   }
 
-  // The pixels of the next step.
-  __device__ __forceinline__ void load_pixels(unsigned char* tile) {
-    const std::int64_t tap = static_cast<std::int64_t>(ky_ * a_.in_w + kx_) * a_.x_pixel + in_tap_ * 16;
-    const bool inside = depth_ < a_.chunks;
+  // Those of the next step.
+  __device__ __forceinline__ void load(unsigned char* tile) {
+    const unsigned missing = left_ > 0 ? missing_ : ~0u;
+    const unsigned char* from = from_;
+#pragma unroll
+    for (int i = 0; i < Tile::kColumnPasses; ++i) {
+      if (own_.template ends_before<Tile::kColumns>(i)) break;
+      cp_async16(tile + own_.at + i * Tile::kPassRows * Tile::kStep, from, missing & 1u << i);
+      from += pass_bytes_;
+    }
+    from_ += Tile::kStep;
+    left_ -= Tile::kStepChunks;
+  }
+
+ private:
+  OwnChunk<Tile> own_;
+  const unsigned char* from_;  // of the first pass
+  std::int64_t pass_bytes_;
+  unsigned missing_;  // bit i: the column of pass i is beyond the last one
+  int left_;          // chunks from this one to the end of the depth
+};
+
+// Whether a tap lies in the picture is looked up: taps are two bits, 1 << kx and 1 << (kLineBit + ky), and each row
+// knows the bits of those that lie outside. Beyond the end of the depth ky is at least `kernel`, which is outside.
+template <class Tile>
+class PixelLoader {
+ public:
+  __device__ __forceinline__ void start(const ConvKernelArgs& a, int first_row, int first_step) {
+    tap_chunks_ = a.tap_chunks;
+    end_ = 1u << a.kernel;
 #pragma unroll
     for (int i = 0; i < Tile::kRowPasses; ++i) {
-      const int row = pass_row_ + i * Tile::kPassRows;
-      if (Tile::kRows % Tile::kPassRows != 0 && row >= Tile::kRows) break;
-      const bool valid = inside && static_cast<unsigned>(y_[i] + ky_) < static_cast<unsigned>(a_.in_h) &&
-                         static_cast<unsigned>(x_[i] + kx_) < static_cast<unsigned>(a_.in_w);
-      cp_async16(tile + tile_offset<Tile::kStep>(row, chunk_), valid ? from_[i] + tap : a_.x, valid);
+      const int row = first_row + own_.row + i * Tile::kPassRows;
+      const int line = row / a.out_w;  // of all pictures
+      const int picture = line / a.out_h;
+      const int x = row % a.out_w * a.stride - a.pad, y = line % a.out_h * a.stride - a.pad;
+      from_[i] = a.x + (static_cast<std::int64_t>(picture * a.in_h + y) * a.in_w + x) * a.x_pixel;
+      const unsigned inside = taps_inside(x, a.in_w, a.kernel) | taps_inside(y, a.in_h, a.kernel) << kLineBit;
+      outside_[i] = row < a.rows ? ~inside : ~0u;
     }
-    depth_ += Tile::kStepChunks;
+    const int depth = first_step * Tile::kStepChunks + own_.chunk;
+    const int tap = depth / a.tap_chunks, ky = tap / a.kernel, kx = tap % a.kernel;
+    in_tap_ = depth % a.tap_chunks;
+    bits_ = 1u << kx | 1u << (kLineBit + ky);
+    at_ = static_cast<std::int64_t>(ky * a.in_w + kx) * a.x_pixel + in_tap_ * 16;
+    to_next_tap_ = a.x_pixel - a.tap_chunks * 16;
+    to_next_line_ = static_cast<std::int64_t>(a.in_w - a.kernel) * a.x_pixel;
+  }
+
+  // Those of the next step.
+  __device__ __forceinline__ void load(unsigned char* tile) {
+#pragma unroll
+    for (int i = 0; i < Tile::kRowPasses; ++i) {
+      if (own_.template ends_before<Tile::kRows>(i)) break;
+      cp_async16(tile + own_.at + i * Tile::kPassRows * Tile::kStep, from_[i] + at_, outside_[i] & bits_);
+    }
+    at_ += Tile::kStep;
     in_tap_ += Tile::kStepChunks;
-    while (in_tap_ >= a_.tap_chunks) {
-      in_tap_ -= a_.tap_chunks;
-      if (++kx_ == a_.kernel) {
-        kx_ = 0;
-        ++ky_;
+    while (in_tap_ >= tap_chunks_) {
+      in_tap_ -= tap_chunks_;
+      at_ += to_next_tap_;
+      bits_ += bits_ & kColumnBits;
+      if (bits_ & end_) {
+        bits_ = (bits_ & ~kColumnBits) << 1 | 1;
+        at_ += to_next_line_;
       }
     }
   }
 
  private:
-  static constexpr int kNowhere = -(1 << 20);  // no row of any picture, whatever the tap
+  static constexpr int kLineBit = 8;
+  static constexpr unsigned kColumnBits = (1u << kLineBit) - 1;
+  // Chunks beyond the end belong to at most 8 more taps, so to 8 more lines.
+  static_assert(kMostKernel < kLineBit && kLineBit + kMostKernel + 8 < 32, "bits for all columns and lines");
 
-  const ConvKernelArgs& a_;
-  int first_column_, chunk_, pass_row_;
-  int x_[Tile::kRowPasses], y_[Tile::kRowPasses];  // of the first tap
-  const unsigned char* from_[Tile::kRowPasses];
-  int depth_, weight_depth_, in_tap_, ky_, kx_;  // of the chunk that comes next
+  // Bits of the taps from `first` on that lie in 0..size - 1.
+  __device__ __forceinline__ static unsigned taps_inside(int first, int size, int kernel) {
+    return ((1u << max(0, min(kernel, size - first))) - 1) & ~0u << min(31, max(0, -first));
+  }
+
+  OwnChunk<Tile> own_;
+  const unsigned char* from_[Tile::kRowPasses];  // the first tap
+  unsigned outside_[Tile::kRowPasses];
+  unsigned bits_;    // of the tap that comes next
+  std::int64_t at_;  // of the chunk that comes next, from the first tap on
+  int in_tap_, tap_chunks_;
+  unsigned end_;
+  int to_next_tap_;            // from the end of a tap to the next one's begin
+  std::int64_t to_next_line_;  // from the end of a line of taps to the next one's begin
 };
 
-// sums += pixels * weights of one step.
+// What a warp multiplies of a step, rows x columns from (row, column) of the block's tile on.
 template <class Tile>
-__device__ __forceinline__ void multiply_step(
-    const unsigned char* pixels, const unsigned char* weights, int warp_row, int warp_column,
-    typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+class StepProduct {
+ public:
+  __device__ __forceinline__ StepProduct(int row, int column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    pixels_ = tile_offset<Tile::kStep>(row + lane % 16, lane / 16);
+    weights_ = tile_offset<Tile::kStep>(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  }
+
+  // sums += pixels * weights.
+  __device__ __forceinline__ void add(const unsigned char* pixels, const unsigned char* weights,
+                                      typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
 #pragma unroll
-  for (int k = 0; k < Tile::kStep / 32; ++k) {
-    std::uint32_t a[Tile::kFragmentRows][4], b[Tile::kFragmentColumns / 2][4];
+    for (int k = 0; k < Tile::kStep / 32; ++k) {  // the next two chunks: a bit or two of the permutation change
+      std::uint32_t a[Tile::kFragmentRows][4], b[Tile::kFragmentColumns / 2][4];
 #pragma unroll
-    for (int i = 0; i < Tile::kFragmentRows; ++i) {
-      ldmatrix_x4(a[i], pixels + tile_offset<Tile::kStep>(warp_row + i * 16 + lane % 16, 2 * k + lane / 16));
-    }
+      for (int i = 0; i < Tile::kFragmentRows; ++i) {
+        ldmatrix_x4(a[i], pixels + (pixels_ ^ 32 * k) + i * 16 * Tile::kStep);
+      }
 #pragma unroll
-    for (int j = 0; j < Tile::kFragmentColumns / 2; ++j) {
-      const int column = warp_column + j * 16 + lane % 8 + lane / 16 * 8;
-      ldmatrix_x4(b[j], weights + tile_offset<Tile::kStep>(column, 2 * k + lane / 8 % 2));
-    }
+      for (int j = 0; j < Tile::kFragmentColumns / 2; ++j) {
+        ldmatrix_x4(b[j], weights + (weights_ ^ 32 * k) + j * 16 * Tile::kStep);
+      }
 #pragma unroll
-    for (int i = 0; i < Tile::kFragmentRows; ++i) {
+      for (int i = 0; i < Tile::kFragmentRows; ++i) {
 #pragma unroll
-      for (int j = 0; j < Tile::kFragmentColumns; ++j)
-        mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < Tile::kFragmentColumns; ++j)
+          mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
     }
   }
-}
+
+ private:
+  int pixels_, weights_;  // where this lane's first row lies in the tiles
+};
 
 // Exchanges among four neighbouring lanes: v[j] of lane q becomes v[q] of lane j.
 __device__ __forceinline__ void transpose_quad(std::uint32_t (&v)[4], int quad) {
@@ -395,14 +460,12 @@ __device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, in
   return true;
 }
 
-// What a block computes, (tile, split) of the grid, and where its steps lie in shared memory. Tiles of the same pixels
-// are neighbours.
+// What a block computes, (tile, split) of the grid. Tiles of the same pixels are neighbours.
 template <class Tile>
 struct ConvBlock {
   int tile, split, first_row, first_column, first_step, steps;
-  unsigned char* shared;
 
-  __device__ __forceinline__ ConvBlock(const ConvKernelArgs& a, unsigned char* memory) : shared(memory) {
+  __device__ __forceinline__ explicit ConvBlock(const ConvKernelArgs& a) {
     tile = static_cast<int>(blockIdx.x);
     split = static_cast<int>(blockIdx.y);
     first_row = tile / a.column_tiles * Tile::kRows;
@@ -411,11 +474,36 @@ struct ConvBlock {
     first_step = split * a.split_steps;
     steps = min(a.split_steps, all_steps - first_step);
   }
-  __device__ __forceinline__ unsigned char* pixels(int step) const {
-    return shared + step % Tile::kStages * Tile::kStageBytes;
-  }
-  __device__ __forceinline__ unsigned char* weights(int step) const { return pixels(step) + Tile::kRows * Tile::kStep; }
 };
+
+// A stage, as where it begins in shared memory: first the pixels, then the weights.
+template <class Tile>
+__device__ __forceinline__ int stage_after(int stage) {
+  return stage == (Tile::kStages - 1) * Tile::kStageBytes ? 0 : stage + Tile::kStageBytes;
+}
+
+// Queues the first kAhead steps of `steps`, each a group of copies. Weights never change, so theirs may begin before
+// the launch that makes the pixels has ended. What comes before the wait costs nothing where launches overlap: a loop
+// stands between it and the pixels' addresses, as the compiler moves them beyond the wait where nothing does. The loops
+// are not unrolled: a block runs them once, and instructions have to be fetched.
+template <class Tile, int kAhead>
+__device__ __forceinline__ void load_first(const ConvKernelArgs& a, const ConvBlock<Tile>& block, unsigned char* shared,
+                                           WeightLoader<Tile>& weights, PixelLoader<Tile>& pixels) {
+  weights.start(a, block.first_column, block.first_step);
+  weights.load(shared + Tile::kPixelBytes);
+  pixels.start(a, block.first_row, block.first_step);
+#pragma unroll 1
+  for (int step = 1; step < min(block.steps, kAhead); ++step) {
+    weights.load(shared + step * Tile::kStageBytes + Tile::kPixelBytes);
+  }
+  wait_for_previous();
+  let_next_begin();
+#pragma unroll 1
+  for (int step = 0; step < kAhead; ++step) {
+    if (step < block.steps) pixels.load(shared + step * Tile::kStageBytes);
+    cp_async_commit();
+  }
+}
 
 // Shared memory decides how many blocks run at once, so the compiler need not save registers for more of them.
 template <class Tile>
@@ -423,37 +511,31 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKerne
 #if defined(__CUDA_ARCH__)
   if constexpr (Tile::kLeastArch * 10 > __CUDA_ARCH__) return;  // never launched there
 #endif
-  YN_DYNAMIC_SHARED(shared);
-  const ConvBlock<Tile> block(a, shared);
-  const int steps = block.steps;
-  ConvLoader<Tile> loader(a, block.first_row, block.first_column, block.first_step);
-  // Weights never change, so they may come before the launch that makes the pixels has ended.
-#pragma unroll
-  for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) loader.load_weights(block.weights(step));
-  }
-  wait_for_previous();
-  let_next_begin();
-#pragma unroll
-  for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) loader.load_pixels(block.pixels(step));
-    cp_async_commit();
-  }
+  constexpr int kAhead = Tile::kStages - 1;  // steps that are copied before they are needed
+  YN_DYNAMIC_SHARED(memory);
+  unsigned char* const shared = kept(memory);
+  const ConvBlock<Tile> block(a);
+  WeightLoader<Tile> weights;
+  PixelLoader<Tile> pixels;
+  load_first<Tile, kAhead>(a, block, shared, weights, pixels);
 
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warp_row = warp / Tile::kColumnWarps * Tile::kWarpRows;
   const int warp_column = warp % Tile::kColumnWarps * Tile::kWarpColumns;
+  StepProduct<Tile> product(warp_row, warp_column);
   typename Tile::Sum sums[Tile::kFragmentRows][Tile::kFragmentColumns][4] = {};
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<Tile::kStages - 2>();  // of this thread's copies for the step
-    __syncthreads();                     // of everyone's; and all have left the stage that is filled next
-    const int next = step + Tile::kStages - 1;
-    if (next < steps) {
-      loader.load_weights(block.weights(next));
-      loader.load_pixels(block.pixels(next));
+  int stage = 0, filled = kAhead * Tile::kStageBytes;
+  for (int step = 0; step < block.steps; ++step) {
+    cp_async_wait<kAhead - 1>();  // of this thread's copies for the step
+    __syncthreads();              // of everyone's; and all have left the stage that is filled next
+    if (step + kAhead < block.steps) {
+      weights.load(shared + filled + Tile::kPixelBytes);
+      pixels.load(shared + filled);
+      filled = stage_after<Tile>(filled);
     }
     cp_async_commit();
-    multiply_step<Tile>(block.pixels(step), block.weights(step), warp_row, warp_column, sums);
+    product.add(shared + stage, shared + stage + Tile::kPixelBytes, sums);
+    stage = stage_after<Tile>(stage);
   }
   if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
   finish<Tile>(a, block.first_row + warp_row, block.first_column + warp_column, sums);

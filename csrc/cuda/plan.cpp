@@ -18,7 +18,6 @@ using engine::Step;
 using engine::View;
 
 constexpr int kChunk = 16;      // bytes that kernels read at once
-constexpr int kMostKernel = 7;  // of a convolution
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 

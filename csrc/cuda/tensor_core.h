@@ -17,15 +17,27 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// Copies 16 bytes to shared memory, or writes 16 zero bytes where `valid` is false (nothing is read then; `global` must
-// be an address all the same). Both aligned to 16 bytes. The bytes are there after cp_async_wait; before sm_80 at once.
-__device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
+// The number, which all lanes of the warp have alike, told to the compiler as such: what is computed from it then
+// takes no instructions of the lanes. By the whole warp.
+__device__ __forceinline__ int same_in_warp(int number) { return __shfl_sync(0xffffffffu, number, 0); }
+
+// The same address of shared memory, as a number that the compiler does not know where it comes from: it would find it
+// anew in every step of a loop, from a slow register.
+__device__ __forceinline__ unsigned char* kept(unsigned char* shared) {
+  return static_cast<unsigned char*>(__cvta_shared_to_generic(same_in_warp(shared_address(shared))));
+}
+
+// Copies 16 bytes to shared memory, or writes 16 zero bytes where `outside` has a bit set: nothing is read then, and
+// `global` may point anywhere. Both are multiples of 16. The bytes are there after cp_async_wait; before sm_80 at once.
+__device__ __forceinline__ void cp_async16(void* shared, const void* global, unsigned outside) {
 #if __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred p;\n.reg .b32 bytes;\nsetp.eq.u32 p, %2, 0;\nselp.b32 bytes, 16, 0, p;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, bytes;\n}\n" ::"r"(shared_address(shared)),
+      "l"(global), "r"(outside)
+      : "memory");
 #else
-  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : uint4{0, 0, 0, 0};
+  *static_cast<uint4*>(shared) = outside ? uint4{0, 0, 0, 0} : *static_cast<const uint4*>(global);
 #endif
 }
 

@@ -230,13 +230,13 @@ __global__ void copies_kernel(const uint4* from, int* wrong) {
   const auto expect = [&](bool right, int line) {
     if (!right) atomicCAS(wrong, 0, line);
   };
-  cuda::cp_async16(to, from, true);
+  cuda::cp_async16(to, from, 0);
   cuda::cp_async_commit();
-  cuda::cp_async16(to + 1, from + 1, true);
-  cuda::cp_async16(to + 2, from + 2, false);
+  cuda::cp_async16(to + 1, from + 1, 0);
+  cuda::cp_async16(to + 2, from + 2, 1);
   cuda::cp_async_commit();
   cuda::cp_async_commit();
-  cuda::cp_async16(to + 3, from + 3, true);
+  cuda::cp_async16(to + 3, from + 3, 0);
   expect(to[0].x == kAll && to[1].x == kAll && to[2].x == kAll && to[3].x == kAll, __LINE__);
   cuda::cp_async_wait<2>();
   expect(to[0].x == from[0].x && to[1].x == kAll, __LINE__);
@@ -246,7 +246,7 @@ __global__ void copies_kernel(const uint4* from, int* wrong) {
   expect(to[3].x == kAll, __LINE__);  // its group is not closed
 }
 __global__ void crooked_copy_kernel(const char* from) {
-  cuda::cp_async16(emulator::dynamic_shared() + 16, from + 8, true);
+  cuda::cp_async16(emulator::dynamic_shared() + 16, from + 8, 0);
 }
 void copies() {
   Array<uint4> from(4);
@@ -270,7 +270,7 @@ __global__ void product_kernel(const void* a, const void* b, Sum* c) {
   const int row = lane() / 4, quad = lane() % 4;
   for (int i = lane(); i < 48; i += 32) {
     const void* const from = i < 32 ? static_cast<const uint4*>(a) + i : static_cast<const uint4*>(b) + (i - 32);
-    cuda::cp_async16(shared + 16 * i, from, true);
+    cuda::cp_async16(shared + 16 * i, from, 0);
   }
   cuda::cp_async_commit();
   cuda::cp_async_wait<0>();

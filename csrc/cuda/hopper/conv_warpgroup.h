@@ -16,42 +16,37 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
   static_assert(Tile::kStages >= 3 && Tile::kRows % 64 == 0 && Tile::kStep == 128, "");
   static_assert(Tile::kRows * Tile::kStep % 1024 == 0 && Tile::kStageBytes % 1024 == 0, "tiles at multiples of 1024");
   constexpr int kAhead = Tile::kStages - 2;  // steps that are copied before they are needed
-  YN_DYNAMIC_SHARED(shared);
-  const ConvBlock<Tile> block(a, shared);
-  const int steps = block.steps;
-  ConvLoader<Tile> loader(a, block.first_row, block.first_column, block.first_step);
-#pragma unroll
-  for (int step = 0; step < kAhead; ++step) {
-    if (step < steps) loader.load_weights(block.weights(step));
-  }
-  wait_for_previous();
-  let_next_begin();
-#pragma unroll
-  for (int step = 0; step < kAhead; ++step) {
-    if (step < steps) loader.load_pixels(block.pixels(step));
-    cp_async_commit();
-  }
+  YN_DYNAMIC_SHARED(memory);
+  unsigned char* const shared = kept(memory);
+  const ConvBlock<Tile> block(a);
+  WeightLoader<Tile> weights;
+  PixelLoader<Tile> pixels;
+  load_first<Tile, kAhead>(a, block, shared, weights, pixels);
 
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int group_row = warp / 4 * 64;
+  const int group = Tile::kRows == 64 ? 0 : same_in_warp(warp / 4);
+  const std::uint64_t pixel_operand = operand_of(shared + group * 64 * Tile::kStep);
+  const std::uint64_t weight_operand = operand_of(shared + Tile::kPixelBytes);
   typename Tile::Sum sums[1][Tile::kFragmentColumns][4] = {};
-  for (int step = 0; step < steps; ++step) {
+  int stage = 0, filled = kAhead * Tile::kStageBytes;
+  for (int step = 0; step < block.steps; ++step) {
     cp_async_wait<kAhead - 1>();
     publish_to_products();
     __syncthreads();  // the step is there; and everyone's products of the step before the last one have ended
-    const int next = step + kAhead;
-    if (next < steps) {
-      loader.load_weights(block.weights(next));
-      loader.load_pixels(block.pixels(next));
-    }
-    cp_async_commit();
     begin_products();
+    const std::uint64_t a_rows = further(pixel_operand, stage), b_rows = further(weight_operand, stage);
 #pragma unroll
     for (int k = 0; k < Tile::kStep / 32; ++k) {
-      warpgroup_product<Tile::kColumns>(sums[0], operand_of(block.pixels(step) + group_row * Tile::kStep + k * 32),
-                                        operand_of(block.weights(step) + k * 32));
+      warpgroup_product<Tile::kColumns>(sums[0], further(a_rows, k * 32), further(b_rows, k * 32));
     }
     commit_products();
+    if (step + kAhead < block.steps) {
+      weights.load(shared + filled + Tile::kPixelBytes);
+      pixels.load(shared + filled);
+      filled = stage_after<Tile>(filled);
+    }
+    cp_async_commit();
+    stage = stage_after<Tile>(stage);
     wait_for_products<1>();
   }
   wait_for_products<0>();

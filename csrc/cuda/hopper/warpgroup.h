@@ -21,6 +21,12 @@ __device__ __forceinline__ std::uint64_t operand_of(const unsigned char* tile) {
          kPermuted128 << 62;
 }
 
+// The operand so many bytes further on, a multiple of 16; tiles of a block lie in less than 256 KiB.
+__device__ __forceinline__ std::uint64_t further(std::uint64_t operand, int bytes) {
+  const std::uint32_t low = static_cast<std::uint32_t>(operand) + static_cast<std::uint32_t>(bytes) / 16;
+  return operand >> 32 << 32 | low;
+}
+
 // Makes what this thread has written, or waited for, visible to the products; before the barrier that announces it.
 __device__ __forceinline__ void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 

@@ -92,20 +92,25 @@ inline unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(static_cast<const unsigned char*>(shared) - emulator::dynamic_shared());
 }
 
-inline void cp_async16(void* shared, const void* global, bool valid, YN_EMULATOR_WHERE) {
+inline int same_in_warp(int number, YN_EMULATOR_WHERE) {
+  return __shfl_sync(emulator::kAllLanes, number, 0, 32, where);
+}
+inline unsigned char* kept(unsigned char* shared) { return shared; }
+
+inline void cp_async16(void* shared, const void* global, unsigned outside, YN_EMULATOR_WHERE) {
   emulator::check_aligned("cp_async16", shared, where);
   emulator::check_aligned("cp_async16", global, where);
   emulator::Block& b = emulator::block();
   emulator::Fiber& fiber = *b.current;
   if (b.copies_at_once) {
-    if (valid)
-      std::memcpy(shared, global, 16);
-    else
+    if (outside)
       std::memset(shared, 0, 16);
+    else
+      std::memcpy(shared, global, 16);
     return;
   }
   std::memset(shared, 0xff, 16);
-  fiber.copies.push_back({shared, valid ? global : nullptr});
+  fiber.copies.push_back({shared, outside ? nullptr : global});
   ++fiber.open;
 }
 

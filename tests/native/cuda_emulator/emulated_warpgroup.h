@@ -103,6 +103,7 @@ namespace yolonas::cuda {
 inline std::uint64_t operand_of(const unsigned char* tile) {
   return static_cast<std::uint64_t>(tile - emulator::dynamic_shared());
 }
+inline std::uint64_t further(std::uint64_t operand, int bytes) { return operand + static_cast<std::uint64_t>(bytes); }
 inline void publish_to_products() {}
 inline void begin_products() {}
 inline void commit_products() {
