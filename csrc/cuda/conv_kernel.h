@@ -73,13 +73,14 @@ struct ConvTile {
   static constexpr int kRowPasses = (kRows + kPassRows - 1) / kPassRows;
   static constexpr int kColumnPasses = (kColumns + kPassRows - 1) / kPassRows;
   static constexpr int kPixelBytes = kRows * kStep, kStageBytes = kPixelBytes + kColumns * kStep;
-  static constexpr int kSharedBytes = kStages * kStageBytes;
+  static constexpr int kStagesBytes = kStages * kStageBytes;
+  static constexpr int kSharedBytes = kStagesBytes + kColumns * 8;  // with the columns' constants
   static constexpr int kFragmentRows = kWarpRows / 16, kFragmentColumns = kWarpColumns / 8;  // of 16 x 8 results
 
   static_assert(kRows % kWarpRows == 0 && kColumns % kWarpColumns == 0, "a block is cut evenly");
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 32 == 0, "four fragments of 8 columns are stored together");
   static_assert(kStep == 64 || kStep == 128, "the two permutations of chunks");
-  static_assert(kThreads % kStepChunks == 0 && kStages >= 2, "");
+  static_assert(kThreads % kStepChunks == 0 && kStages >= 2 && kThreads >= kColumns, "");
 };
 
 // Where a chunk of a row lies in a tile.
@@ -304,26 +305,31 @@ __device__ __forceinline__ void store_eight(std::int8_t* to, const std::uint32_t
   *reinterpret_cast<uint2*>(to) = make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
 }
 
-// From the sums of a warp to y.
+// What a block computes, (tile, split) of the grid. Tiles of the same pixels are neighbours.
+template <class Tile>
+struct ConvBlock {
+  int tile, split, first_row, first_column, first_step, steps;
+
+  __device__ __forceinline__ explicit ConvBlock(const ConvKernelArgs& a) {
+    tile = static_cast<int>(blockIdx.x);
+    split = static_cast<int>(blockIdx.y);
+    first_row = tile / a.column_tiles * Tile::kRows;
+    first_column = tile % a.column_tiles * Tile::kColumns;
+    const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
+    first_step = split * a.split_steps;
+    steps = min(a.split_steps, all_steps - first_step);
+  }
+};
+
+// From the sums of a warp to y. `constants`: of its columns, those of two neighbours in each.
 template <class Tile, Store kStore>
 __device__ __forceinline__ void finish_as(
-    const ConvKernelArgs& a, int first_row, int first_column,
+    const ConvKernelArgs& a, int first_row, int first_column, const float4* constants,
     const typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
   using Type = typename Tile::Type;
   using Element = std::conditional_t<std::is_same<Type, Half>::value, __half, std::int8_t>;
   constexpr bool kIsInt8 = std::is_same<Type, Int8>::value;
   const int lane = static_cast<int>(threadIdx.x) % 32, quad = lane % 4;
-  float2 multiplier[Tile::kFragmentColumns], offset[Tile::kFragmentColumns];
-#pragma unroll
-  for (int j = 0; j < Tile::kFragmentColumns; ++j) {
-    const int column = first_column + j * 8 + quad * 2;
-    const bool one = column < a.columns, two = column + 1 < a.columns;
-    offset[j] = make_float2(one ? __ldg(a.offset + column) : 0.0f, two ? __ldg(a.offset + column + 1) : 0.0f);
-    if (kIsInt8) {
-      multiplier[j] =
-          make_float2(one ? __ldg(a.multiplier + column) : 0.0f, two ? __ldg(a.multiplier + column + 1) : 0.0f);
-    }
-  }
   // The pixel of y that a column belongs to, from a row's first one on, and its channel there.
   const auto pixel_of = [&](int column) -> std::int64_t {
     const int tap = a.transposed ? column / a.y_channels : 0;
@@ -373,12 +379,13 @@ __device__ __forceinline__ void finish_as(
         const int column = first_column + (four + j) * 8 + quad * 2;
         float2 v = make_float2(static_cast<float>(sums[i / 2][four + j][i % 2 * 2]),
                                static_cast<float>(sums[i / 2][four + j][i % 2 * 2 + 1]));
+        const float4 two = constants[((four + j) * 8 + quad * 2) / 2];  // the constants of both
         if (kIsInt8) {
-          v.x *= multiplier[four + j].x;
-          v.y *= multiplier[four + j].y;
+          v.x *= two.x;
+          v.y *= two.z;
         }
-        v.x += offset[four + j].x;
-        v.y += offset[four + j].y;
+        v.x += two.y;
+        v.y += two.w;
         if (a.relu) {
           v.x = v.x < 0.0f ? 0.0f : v.x;  // a NaN stays
           v.y = v.y < 0.0f ? 0.0f : v.y;
@@ -410,14 +417,16 @@ __device__ __forceinline__ void finish_as(
 
 template <class Tile>
 __device__ __forceinline__ void finish(
-    const ConvKernelArgs& a, int first_row, int first_column,
+    const ConvKernelArgs& a, const ConvBlock<Tile>& block, int warp_row, int warp_column, const unsigned char* shared,
     const typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
+  const int first_row = block.first_row + warp_row, first_column = block.first_column + warp_column;
+  const auto* const constants = reinterpret_cast<const float4*>(shared + Tile::kStagesBytes) + warp_column / 2;
   if (a.store == Store::eights) {
-    finish_as<Tile, Store::eights>(a, first_row, first_column, sums);
+    finish_as<Tile, Store::eights>(a, first_row, first_column, constants, sums);
   } else if (a.store == Store::floats) {
-    finish_as<Tile, Store::floats>(a, first_row, first_column, sums);
+    finish_as<Tile, Store::floats>(a, first_row, first_column, constants, sums);
   } else {
-    finish_as<Tile, Store::singles>(a, first_row, first_column, sums);
+    finish_as<Tile, Store::singles>(a, first_row, first_column, constants, sums);
   }
 }
 
@@ -460,38 +469,33 @@ __device__ __forceinline__ bool add_splits(const ConvKernelArgs& a, int tile, in
   return true;
 }
 
-// What a block computes, (tile, split) of the grid. Tiles of the same pixels are neighbours.
-template <class Tile>
-struct ConvBlock {
-  int tile, split, first_row, first_column, first_step, steps;
-
-  __device__ __forceinline__ explicit ConvBlock(const ConvKernelArgs& a) {
-    tile = static_cast<int>(blockIdx.x);
-    split = static_cast<int>(blockIdx.y);
-    first_row = tile / a.column_tiles * Tile::kRows;
-    first_column = tile % a.column_tiles * Tile::kColumns;
-    const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
-    first_step = split * a.split_steps;
-    steps = min(a.split_steps, all_steps - first_step);
-  }
-};
-
 // A stage, as where it begins in shared memory: first the pixels, then the weights.
 template <class Tile>
 __device__ __forceinline__ int stage_after(int stage) {
-  return stage == (Tile::kStages - 1) * Tile::kStageBytes ? 0 : stage + Tile::kStageBytes;
+  return stage == Tile::kStagesBytes - Tile::kStageBytes ? 0 : stage + Tile::kStageBytes;
 }
 
-// Queues the first kAhead steps of `steps`, each a group of copies. Weights never change, so theirs may begin before
-// the launch that makes the pixels has ended. What comes before the wait costs nothing where launches overlap: a loop
-// stands between it and the pixels' addresses, as the compiler moves them beyond the wait where nothing does. The loops
-// are not unrolled: a block runs them once, and instructions have to be fetched.
+// A column's multiplier (of int8 alone) and offset. They lie in shared memory behind the stages: a block fetches them
+// when it begins, a column each thread, so that at the end nobody waits for them.
+template <class Tile>
+__device__ __forceinline__ float2 constants_of(const ConvKernelArgs& a, int first_column) {
+  const int column = static_cast<int>(threadIdx.x);
+  if (column >= Tile::kColumns || first_column + column >= a.columns) return make_float2(0.0f, 0.0f);
+  const float multiplier = a.multiplier ? __ldg(a.multiplier + first_column + column) : 1.0f;
+  return make_float2(multiplier, __ldg(a.offset + first_column + column));
+}
+
+// Queues the first kAhead steps of a block, each a group of copies, and brings the columns' constants. Weights never
+// change, so theirs may begin before the launch that makes the pixels has ended. What comes before the wait costs
+// nothing where launches overlap: a loop stands between it and the pixels' addresses, as the compiler moves them beyond
+// the wait where nothing does. The loops are not unrolled: a block runs them once, and instructions have to be fetched.
 template <class Tile, int kAhead>
 __device__ __forceinline__ void load_first(const ConvKernelArgs& a, const ConvBlock<Tile>& block, unsigned char* shared,
                                            WeightLoader<Tile>& weights, PixelLoader<Tile>& pixels) {
   weights.start(a, block.first_column, block.first_step);
   weights.load(shared + Tile::kPixelBytes);
   pixels.start(a, block.first_row, block.first_step);
+  const float2 constants = constants_of<Tile>(a, block.first_column);
 #pragma unroll 1
   for (int step = 1; step < min(block.steps, kAhead); ++step) {
     weights.load(shared + step * Tile::kStageBytes + Tile::kPixelBytes);
@@ -502,6 +506,9 @@ __device__ __forceinline__ void load_first(const ConvKernelArgs& a, const ConvBl
   for (int step = 0; step < kAhead; ++step) {
     if (step < block.steps) pixels.load(shared + step * Tile::kStageBytes);
     cp_async_commit();
+  }
+  if (threadIdx.x < Tile::kColumns) {  // to be read after the first step's barrier
+    reinterpret_cast<float2*>(shared + Tile::kStagesBytes)[threadIdx.x] = constants;
   }
 }
 
@@ -538,7 +545,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKerne
     stage = stage_after<Tile>(stage);
   }
   if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, block.first_row + warp_row, block.first_column + warp_column, sums);
+  finish<Tile>(a, block, warp_row, warp_column, shared, sums);
 }
 
 template <class Tile>

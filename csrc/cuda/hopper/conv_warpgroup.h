@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
     for (int e = 0; e < 4; ++e) settle(sums[0][j][e]);
   }
   if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, block.first_row + warp * 16, block.first_column, sums);
+  finish<Tile>(a, block, warp * 16, 0, shared, sums);
 }
 
 template <class Tile>
