@@ -1,7 +1,8 @@
 // The model. A multiprocessor works on some blocks at once, as many as its shared memory and threads allow. A step of a
-// block takes the longest of three times: that of its products, at the rate of the tensor cores that the blocks of a
-// multiprocessor share; that of its bytes, at the rate of the L2 cache, which they share too; and what a step takes
-// even of a lone block, from the latency of loads and products. Blocks that find no place wait for the next wave.
+// block takes the longest of four times: that of its products, at the rate of the tensor cores that the blocks of a
+// multiprocessor share; that of its bytes, at the rate of the L2 cache, and that of what the warps write to shared
+// memory and read there, which they share too; and what a step takes even of a lone block, from the latency of loads
+// and products. Blocks that find no place wait for the next wave.
 // The constants come from the data sheets of the devices named, the rest are guesses that no device has confirmed:
 // `yolonas tune` measures instead.
 #include "cuda/choose.h"
@@ -21,6 +22,7 @@ constexpr double kLoneWarpgroupShare = 0.85;  // and by Hopper's, which run whil
 constexpr double kSplitCycles = 1500;         // to meet the other parts of a tile
 constexpr double kPartBytesPerCycle = 32;     // of partial sums, written and read again
 constexpr double kLoadBytesPerCycle = 28;     // from L2 to one multiprocessor, all being at it
+constexpr double kSharedBytesPerCycle = 128;  // of a multiprocessor's shared memory, by the data sheets
 constexpr double kMemoryBytesPerCycle = 16;   // from memory to one multiprocessor, all being at it
 
 constexpr int kMostThreads = 1536;     // of a multiprocessor; some have 2048, but registers are short first
@@ -31,11 +33,13 @@ constexpr int kLeastSteps = 2;  // of a part
 
 bool is_warpgroup(const ConvVariant& variant) { return variant.most_arch != kNewest; }
 
-// Multiply-adds of one multiprocessor in a cycle, as far as they are reached. Of float16, by the data sheets: 1024 on
-// A100 and by Hopper's products of four warps, of which other products reach two thirds; 512 elsewhere.
+// Multiply-adds of one multiprocessor in a cycle, as far as they may be reached. Of float16, by the data sheets: 2048
+// on Hopper by products of four warps, 1024 on A100, 512 on Turing, Ampere's and Ada's smaller ones (half of that on
+// GeForce, where sums are float32); Hopper's other products are said to reach six tenths. conv_f32 is bound by shared
+// memory at half of 128.
 double products_per_cycle(const ConvVariant& variant, Elem elem, int arch) {
-  if (elem == Elem::f32) return arch >= 86 ? 100 : 50;
-  const double half = arch == 90 ? (is_warpgroup(variant) ? 900 : 620) : arch == 80 ? 900 : 450;
+  if (elem == Elem::f32) return 50;
+  const double half = arch == 90 ? (is_warpgroup(variant) ? 1700 : 1200) : arch == 80 || arch >= 100 ? 900 : 450;
   return elem == Elem::s8 ? 2 * half : half;
 }
 
@@ -66,10 +70,12 @@ double estimated_time(const ConvVariant& variant, int splits, const ConvWork& wo
   const double products =
       tile * variant.step / bytes_of(work.elem) / products_per_cycle(variant, work.elem, processor.arch);
   const double loads = static_cast<double>(variant.rows + variant.columns) * variant.step / kLoadBytesPerCycle;
+  const double shared =
+      static_cast<double>(variant.rows + variant.columns + variant.read_rows) * variant.step / kSharedBytesPerCycle;
   const double share = is_warpgroup(variant) ? kLoneWarpgroupShare : kLoneShare;
   const double alone = std::max(kStepCycles * variant.step / 64, products / share);
   double cycles = kLaunchCycles + waves * kBlockCycles;
-  cycles += std::max(each * steps * std::max(products, loads), waves * steps * alone);
+  cycles += std::max(each * steps * std::max({products, loads, shared}), waves * steps * alone);
   if (splits > 1) {  // the last block of a tile reads the sums of all
     const double bytes = tile * 4;
     cycles += kSplitCycles + bytes * (each + splits) / kPartBytesPerCycle;

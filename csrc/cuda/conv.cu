@@ -9,7 +9,7 @@
 namespace yolonas::cuda {
 namespace {
 
-constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 256, 0, 75, kNewest}};
+constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 0, 256, 0, 75, kNewest}};
 // All variants of a type.
 struct Table {
   std::vector<ConvEntry> entries;

@@ -52,6 +52,7 @@ struct ConvVariant {
   const char* name;           // "64x32k64": rows x columns of a block, bytes of depth in a step
   int rows, columns;          // of a block
   int step;                   // bytes of depth
+  int read_rows;              // that all warps together read from shared memory in a step, of pixels and of weights
   int threads;                // of a block
   int shared_bytes;           // of a block
   int least_arch, most_arch;  // runs on devices of these compute capabilities, ten times: 75, 80, 90

@@ -74,7 +74,8 @@ struct ConvTile {
   static constexpr int kColumnPasses = (kColumns + kPassRows - 1) / kPassRows;
   static constexpr int kPixelBytes = kRows * kStep, kStageBytes = kPixelBytes + kColumns * kStep;
   static constexpr int kStagesBytes = kStages * kStageBytes;
-  static constexpr int kSharedBytes = kStagesBytes + kColumns * 8;  // with the columns' constants
+  static constexpr int kSharedBytes = kStagesBytes + kColumns * 8;              // with the columns' constants
+  static constexpr int kReadRows = kThreads / 32 * (kWarpRows + kWarpColumns);  // in a step, by ldmatrix
   static constexpr int kFragmentRows = kWarpRows / 16, kFragmentColumns = kWarpColumns / 8;  // of 16 x 8 results
 
   static_assert(kRows % kWarpRows == 0 && kColumns % kWarpColumns == 0, "a block is cut evenly");
@@ -563,10 +564,10 @@ struct ConvEntry {
 };
 template <class Tile>
 constexpr ConvEntry conv_entry(const char* name, LaunchConv launch = launch_conv<Tile>, int most_arch = kNewest) {
-  return {
-      {name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kThreads, Tile::kSharedBytes, Tile::kLeastArch, most_arch},
-      launch,
-      Tile::kRows * Tile::kColumns * 4};
+  return {{name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kReadRows, Tile::kThreads, Tile::kSharedBytes,
+           Tile::kLeastArch, most_arch},
+          launch,
+          Tile::kRows * Tile::kColumns * 4};
 }
 
 // The tiles of one element type: the same for both, as their bytes go the same way. The first is for everyone.

@@ -9,7 +9,9 @@ namespace yolonas::cuda {
 
 // A warp owns 16 rows and all columns: its sums lie as in conv_kernel.h.
 template <class Type, int kRows, int kColumns, int kStages>
-using WarpgroupTile = ConvTile<Type, kRows, kColumns, 16, kColumns, 128, kStages, 90>;
+struct WarpgroupTile : ConvTile<Type, kRows, kColumns, 16, kColumns, 128, kStages, 90> {
+  static constexpr int kReadRows = kRows + kRows / 64 * kColumns;  // four warps read the weights together
+};
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const ConvKernelArgs a) {
