@@ -1,4 +1,5 @@
-// The model. A multiprocessor works on some blocks at once, as many as its shared memory and threads allow. A step of a
+// The model. A multiprocessor works on some blocks at once, as many as the driver says, or without a device as its
+// shared memory and threads allow. A step of a
 // block takes the longest of four times: that of its products, at the rate of the tensor cores that the blocks of a
 // multiprocessor share; that of its bytes, at the rate of the L2 cache, and that of what the warps write to shared
 // memory and read there, which they share too; and what a step takes even of a lone block, from the latency of loads
@@ -49,6 +50,15 @@ std::int64_t steps_of(const ConvVariant& variant, const ConvWork& work) {
   return std::max<std::int64_t>(1, parts_of(work.depth_bytes, variant.step));
 }
 
+// How many blocks a multiprocessor works on at once.
+int places_of(const ConvVariant& variant, Elem elem, const Processor& processor) {
+  const std::vector<int>& known = elem == Elem::s8 ? processor.resident.int8 : processor.resident.half;
+  const auto index = static_cast<std::size_t>(variant.index);
+  if (elem != Elem::f32 && index < known.size() && known[index] > 0) return known[index];
+  const int by_shared = processor.shared_bytes / (variant.shared_bytes + kReservedShared);
+  return std::max(1, std::min({by_shared, kMostThreads / variant.threads, kMostBlocks}));
+}
+
 // That many parts of equally many steps; asking for another number could give the same parts.
 bool is_even(std::int64_t steps, int splits) { return parts_of(steps, parts_of(steps, splits)) == splits; }
 
@@ -61,8 +71,7 @@ ConvWork work_of(const ConvArgs& args) {
 double estimated_time(const ConvVariant& variant, int splits, const ConvWork& work, const Processor& processor) {
   const double steps = static_cast<double>(parts_of(steps_of(variant, work), splits));
   const std::int64_t blocks = parts_of(work.rows, variant.rows) * parts_of(work.columns, variant.columns) * splits;
-  const int by_shared = processor.shared_bytes / (variant.shared_bytes + kReservedShared);
-  const int places = std::max(1, std::min({by_shared, kMostThreads / variant.threads, kMostBlocks}));
+  const int places = places_of(variant, work.elem, processor);
   const auto each = static_cast<double>(parts_of(blocks, processor.multiprocessors));  // blocks of one multiprocessor
   const auto waves = static_cast<double>(parts_of(blocks, std::int64_t{processor.multiprocessors} * places));
 

@@ -18,6 +18,7 @@ struct Processor {
   int arch = 90;  // compute capability of its code, ten times
   int multiprocessors = 132;
   int shared_bytes = 227 << 10;       // of a multiprocessor
+  ResidentBlocks resident;            // by the driver; empty: estimated
   std::vector<std::string> excluded;  // names of variants that are not to be used
 };
 

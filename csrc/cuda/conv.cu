@@ -1,4 +1,6 @@
 // Convolutions: the tables of variants, checks of what a launch relies on, and the launch.
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "core/check.h"
@@ -10,16 +12,66 @@ namespace yolonas::cuda {
 namespace {
 
 constexpr ConvVariant kFloatVariants[] = {{"64x64f32", 64, 64, 64, 0, 256, 0, 75, kNewest}};
+constexpr int kPlainShared = 48 << 10;  // bytes of a block that a kernel need not ask for
+
 // All variants of a type.
 struct Table {
   std::vector<ConvEntry> entries;
   std::vector<ConvVariant> variants;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> prepared;  // of each variant the devices, a bit each
 
   void add(const ConvEntry* more, int count) {
     for (int i = 0; i < count; ++i) {
       entries.push_back(more[i]);
       variants.push_back(more[i].variant);
+      variants.back().index = static_cast<int>(variants.size()) - 1;
     }
+    prepared = std::make_unique<std::atomic<std::uint64_t>[]>(entries.size());
+  }
+
+  // Before the first launch of a variant on the current device: lets it have its shared memory, and asks for as much as
+  // the device has on all multiprocessors, as kernels that want it divided differently cannot run side by side. Once,
+  // since the driver may wait for copies then.
+  cudaError_t prepare(int variant) const {
+    int device = 0;
+    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+    const std::uint64_t bit = device < 64 ? std::uint64_t{1} << device : 0;
+    std::atomic<std::uint64_t>& devices = prepared[static_cast<std::size_t>(variant)];
+    if (devices.load(std::memory_order_acquire) & bit) return cudaSuccess;
+    const ConvEntry& entry = entries[static_cast<std::size_t>(variant)];
+    cudaError_t error = cudaSuccess;
+    if (entry.variant.shared_bytes > kPlainShared) {
+      error =
+          cudaFuncSetAttribute(entry.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, entry.variant.shared_bytes);
+    }
+    if (error == cudaSuccess) {
+      error = cudaFuncSetAttribute(entry.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared);
+    }
+    if (error == cudaSuccess) devices.fetch_or(bit, std::memory_order_release);
+    return error;
+  }
+
+  // See resident_blocks.
+  std::vector<int> resident(int arch) const {
+    std::vector<int> counts;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const ConvVariant& variant = variants[i];
+      int blocks = 0;
+      if (arch >= variant.least_arch && arch <= variant.most_arch) {
+        cudaError_t error = prepare(static_cast<int>(i));
+        if (error == cudaSuccess) {
+          error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entries[i].kernel, variant.threads,
+                                                                static_cast<std::size_t>(variant.shared_bytes));
+        }
+        if (error != cudaSuccess) {  // shared memory that this device does not have
+          blocks = 0;
+          cudaGetLastError();
+        }
+      }
+      counts.push_back(blocks);
+    }
+    return counts;
   }
 };
 
@@ -100,6 +152,10 @@ const ConvVariant* conv_variants(Elem elem, int* count) {
   return variants.data();
 }
 
+ResidentBlocks resident_blocks(int arch) {
+  return {table_of(Elem::f16).resident(arch), table_of(Elem::s8).resident(arch)};
+}
+
 std::int64_t conv_partial_bytes(const ConvArgs& args, const ConvChoice& choice) {
   if (args.x.elem == Elem::f32 || choice.splits == 1) return 0;
   const ConvEntry& entry = entry_of(args, choice);
@@ -154,7 +210,9 @@ void conv(const ConvArgs& args, const ConvChoice& choice, const ConvWorkspace& w
   const bool eights = pairs && !a.y_f32 && args.y.channels % 8 == 0 && lies_at(args.y, 8 * y_size);
   a.store = eights ? Store::eights : pairs && a.y_f32 && !args.transposed ? Store::floats : Store::singles;
   YN_CHECK(a.splits == 1 || (workspace.partial && workspace.counters), "conv: splits need a workspace");
-  entry.launch(a, tiles_of(args.rows(), variant.rows), queue);
+  YN_CUDA_CHECK("conv", table_of(args.x.elem).prepare(choice.variant));
+  const dim3 grid(static_cast<unsigned>(tiles_of(args, variant)), static_cast<unsigned>(a.splits));
+  launch_grid("conv", queue, grid, variant.threads, variant.shared_bytes, entry.kernel, a);
 }
 
 }  // namespace yolonas::cuda

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cuda/maps.h"
 
@@ -56,10 +57,19 @@ struct ConvVariant {
   int threads;                // of a block
   int shared_bytes;           // of a block
   int least_arch, most_arch;  // runs on devices of these compute capabilities, ten times: 75, 80, 90
+  int index = 0;              // of conv_variants(elem)
 };
 
 // Those of a type; their number goes to *count. The first takes everything on every architecture.
 const ConvVariant* conv_variants(Elem elem, int* count);
+
+// How many blocks of each variant a multiprocessor of the current device runs at once, as the driver says from their
+// registers, threads and shared memory; 0 for those that do not run there. arch: of the device and of the code for it,
+// whichever is older. A call of the driver for each: to be asked once. Throws nothing.
+struct ResidentBlocks {
+  std::vector<int> half, int8;  // by variant
+};
+ResidentBlocks resident_blocks(int arch);
 
 // Memory for splits > 1: partial sums, undefined before and after; and counters, which must be zero before the first
 // launch and are zero again after each. One launch at a time may use them.

@@ -55,8 +55,10 @@ struct Int8 {
   static constexpr Elem kElem = Elem::s8;
 };
 
+// kBlocks: how many blocks of a multiprocessor the compiler has to leave registers for. Shared memory has room for as
+// many, and the compiler keeps nothing in local memory for it.
 template <class Type_, int kRows_, int kColumns_, int kWarpRows_, int kWarpColumns_, int kStep_, int kStages_,
-          int kLeastArch_ = 80>
+          int kBlocks_, int kLeastArch_ = 80>
 struct ConvTile {
   using Type = Type_;
   using Sum = typename Type::Sum;
@@ -64,6 +66,7 @@ struct ConvTile {
   static constexpr int kWarpRows = kWarpRows_, kWarpColumns = kWarpColumns_;  // of a warp
   static constexpr int kStep = kStep_;                                        // bytes of depth
   static constexpr int kStages = kStages_;
+  static constexpr int kBlocks = kBlocks_;
   static constexpr int kLeastArch = kLeastArch_;
 
   static constexpr int kRowWarps = kRows / kWarpRows, kColumnWarps = kColumns / kWarpColumns;
@@ -306,19 +309,24 @@ __device__ __forceinline__ void store_eight(std::int8_t* to, const std::uint32_t
   *reinterpret_cast<uint2*>(to) = make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
 }
 
-// What a block computes, (tile, split) of the grid. Tiles of the same pixels are neighbours.
+// What a block computes, (tile, split) of the grid, and which part of the tile this warp. Tiles of the same pixels are
+// neighbours.
 template <class Tile>
 struct ConvBlock {
   int tile, split, first_row, first_column, first_step, steps;
+  int warp_row, warp_column;
 
   __device__ __forceinline__ explicit ConvBlock(const ConvKernelArgs& a) {
-    tile = static_cast<int>(blockIdx.x);
+    tile = found_anew(static_cast<int>(blockIdx.x));
     split = static_cast<int>(blockIdx.y);
     first_row = tile / a.column_tiles * Tile::kRows;
     first_column = tile % a.column_tiles * Tile::kColumns;
     const int all_steps = (a.chunks + Tile::kStepChunks - 1) / Tile::kStepChunks;
     first_step = split * a.split_steps;
     steps = min(a.split_steps, all_steps - first_step);
+    const int warp = found_anew(static_cast<int>(threadIdx.x)) / 32;
+    warp_row = warp / Tile::kColumnWarps * Tile::kWarpRows;
+    warp_column = warp % Tile::kColumnWarps * Tile::kWarpColumns;
   }
 };
 
@@ -418,10 +426,11 @@ __device__ __forceinline__ void finish_as(
 
 template <class Tile>
 __device__ __forceinline__ void finish(
-    const ConvKernelArgs& a, const ConvBlock<Tile>& block, int warp_row, int warp_column, const unsigned char* shared,
+    const ConvKernelArgs& a, const unsigned char* shared,
     const typename Tile::Sum (&sums)[Tile::kFragmentRows][Tile::kFragmentColumns][4]) {
-  const int first_row = block.first_row + warp_row, first_column = block.first_column + warp_column;
-  const auto* const constants = reinterpret_cast<const float4*>(shared + Tile::kStagesBytes) + warp_column / 2;
+  const ConvBlock<Tile> block(a);  // again, as no registers were left to keep it
+  const int first_row = block.first_row + block.warp_row, first_column = block.first_column + block.warp_column;
+  const auto* const constants = reinterpret_cast<const float4*>(shared + Tile::kStagesBytes) + block.warp_column / 2;
   if (a.store == Store::eights) {
     finish_as<Tile, Store::eights>(a, first_row, first_column, constants, sums);
   } else if (a.store == Store::floats) {
@@ -513,11 +522,10 @@ __device__ __forceinline__ void load_first(const ConvKernelArgs& a, const ConvBl
   }
 }
 
-// Shared memory decides how many blocks run at once, so the compiler need not save registers for more of them.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKernelArgs a) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) conv_kernel(const ConvKernelArgs a) {
 #if defined(__CUDA_ARCH__)
-  if constexpr (Tile::kLeastArch * 10 > __CUDA_ARCH__) return;  // never launched there
+  if constexpr (Tile::kLeastArch * 10 > __CUDA_ARCH__) __trap();  // never launched there
 #endif
   constexpr int kAhead = Tile::kStages - 1;  // steps that are copied before they are needed
   YN_DYNAMIC_SHARED(memory);
@@ -527,10 +535,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKerne
   PixelLoader<Tile> pixels;
   load_first<Tile, kAhead>(a, block, shared, weights, pixels);
 
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int warp_row = warp / Tile::kColumnWarps * Tile::kWarpRows;
-  const int warp_column = warp % Tile::kColumnWarps * Tile::kWarpColumns;
-  StepProduct<Tile> product(warp_row, warp_column);
+  StepProduct<Tile> product(block.warp_row, block.warp_column);
   typename Tile::Sum sums[Tile::kFragmentRows][Tile::kFragmentColumns][4] = {};
   int stage = 0, filled = kAhead * Tile::kStageBytes;
   for (int step = 0; step < block.steps; ++step) {
@@ -546,45 +551,39 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) conv_kernel(const ConvKerne
     stage = stage_after<Tile>(stage);
   }
   if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, block, warp_row, warp_column, shared, sums);
+  finish<Tile>(a, shared, sums);
 }
 
-template <class Tile>
-void launch_conv(const ConvKernelArgs& args, int row_tiles, Queue queue) {
-  const dim3 grid(static_cast<unsigned>(row_tiles * args.column_tiles), static_cast<unsigned>(args.splits));
-  launch_grid("conv", queue, grid, Tile::kThreads, Tile::kSharedBytes, conv_kernel<Tile>, args);
-}
-
-using LaunchConv = void (*)(const ConvKernelArgs& args, int row_tiles, Queue queue);
 // A row of the tables of conv.cu.
 struct ConvEntry {
   ConvVariant variant;
-  LaunchConv launch;
+  void (*kernel)(const ConvKernelArgs);
   int partial_bytes;  // of a block's sums
 };
 template <class Tile>
-constexpr ConvEntry conv_entry(const char* name, LaunchConv launch = launch_conv<Tile>, int most_arch = kNewest) {
+constexpr ConvEntry conv_entry(const char* name, void (*kernel)(const ConvKernelArgs) = conv_kernel<Tile>,
+                               int most_arch = kNewest) {
   return {{name, Tile::kRows, Tile::kColumns, Tile::kStep, Tile::kReadRows, Tile::kThreads, Tile::kSharedBytes,
            Tile::kLeastArch, most_arch},
-          launch,
+          kernel,
           Tile::kRows * Tile::kColumns * 4};
 }
 
 // The tiles of one element type: the same for both, as their bytes go the same way. The first is for everyone.
-#define YN_CONV_TILES(Type)                                                \
-  {                                                                        \
-      conv_entry<ConvTile<Type, 64, 64, 32, 32, 128, 3, 75>>("64x64k128"), \
-      conv_entry<ConvTile<Type, 32, 32, 16, 32, 128, 4, 75>>("32x32k128"), \
-      conv_entry<ConvTile<Type, 128, 64, 32, 32, 64, 4, 75>>("128x64k64"), \
-      conv_entry<ConvTile<Type, 32, 64, 16, 32, 128, 4>>("32x64k128"),     \
-      conv_entry<ConvTile<Type, 64, 32, 16, 32, 128, 4>>("64x32k128"),     \
-      conv_entry<ConvTile<Type, 128, 32, 32, 32, 64, 4>>("128x32k64"),     \
-      conv_entry<ConvTile<Type, 64, 96, 32, 32, 128, 3>>("64x96k128"),     \
-      conv_entry<ConvTile<Type, 128, 96, 64, 32, 64, 4>>("128x96k64"),     \
-      conv_entry<ConvTile<Type, 128, 64, 64, 32, 128, 3>>("128x64k128"),   \
-      conv_entry<ConvTile<Type, 128, 128, 64, 32, 64, 4>>("128x128k64"),   \
-      conv_entry<ConvTile<Type, 128, 128, 64, 32, 128, 3>>("128x128k128"), \
-      conv_entry<ConvTile<Type, 256, 64, 64, 32, 64, 4>>("256x64k64"),     \
+#define YN_CONV_TILES(Type)                                                   \
+  {                                                                           \
+      conv_entry<ConvTile<Type, 64, 64, 32, 32, 128, 3, 4, 75>>("64x64k128"), \
+      conv_entry<ConvTile<Type, 32, 32, 16, 32, 128, 4, 6, 75>>("32x32k128"), \
+      conv_entry<ConvTile<Type, 128, 64, 32, 32, 64, 4, 2, 75>>("128x64k64"), \
+      conv_entry<ConvTile<Type, 32, 64, 16, 32, 128, 4, 4>>("32x64k128"),     \
+      conv_entry<ConvTile<Type, 64, 32, 16, 32, 128, 4, 4>>("64x32k128"),     \
+      conv_entry<ConvTile<Type, 128, 32, 32, 32, 64, 4, 4>>("128x32k64"),     \
+      conv_entry<ConvTile<Type, 64, 96, 32, 32, 128, 3, 3>>("64x96k128"),     \
+      conv_entry<ConvTile<Type, 128, 96, 64, 32, 64, 4, 2>>("128x96k64"),     \
+      conv_entry<ConvTile<Type, 128, 64, 64, 32, 128, 3, 3>>("128x64k128"),   \
+      conv_entry<ConvTile<Type, 128, 128, 64, 32, 64, 4, 2>>("128x128k64"),   \
+      conv_entry<ConvTile<Type, 128, 128, 64, 32, 128, 3, 2>>("128x128k128"), \
+      conv_entry<ConvTile<Type, 256, 64, 64, 32, 64, 4, 2>>("256x64k64"),     \
   }
 
 extern const ConvEntry kHalfConvs[], kInt8Convs[];

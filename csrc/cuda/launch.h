@@ -38,15 +38,12 @@ inline constexpr std::int64_t kMaxBlocks = 5;  // so that the loops over what is
 inline constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of gridDim.x
 #endif
 
-// Runs the kernel with exactly this grid. shared_bytes: dynamic shared memory of a block, any amount that the device
-// has. Follows every launch with the check.
+// Runs the kernel with exactly this grid. shared_bytes: dynamic shared memory of a block; for more than 48 KiB the
+// kernel must have been allowed it on this device (cudaFuncAttributeMaxDynamicSharedMemorySize). Follows every launch
+// with the check.
 template <class... Params, class... Args>
 void launch_grid(const char* op, Queue queue, dim3 grid, int threads, int shared_bytes, void (*kernel)(Params...),
                  Args... args) {
-  if (shared_bytes > 0) {  // without it 48 KiB are the limit, static memory included
-    YN_CUDA_CHECK(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  }
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

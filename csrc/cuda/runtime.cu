@@ -60,6 +60,7 @@ Processor processor_of(int device) {
   processor.arch = std::min(arch_of(device), code.ptxVersion);
   processor.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   processor.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) + 1024;
+  processor.resident = resident_blocks(processor.arch);
   return processor;
 }
 

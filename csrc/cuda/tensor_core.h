@@ -21,6 +21,12 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
 // takes no instructions of the lanes. By the whole warp.
 __device__ __forceinline__ int same_in_warp(int number) { return __shfl_sync(0xffffffffu, number, 0); }
 
+// The number, found there and then: the compiler neither keeps it nor what was computed from it at another place.
+__device__ __forceinline__ int found_anew(int number) {
+  asm volatile("mov.b32 %0, %0;\n" : "+r"(number));
+  return number;
+}
+
 // The same address of shared memory, as a number that the compiler does not know where it comes from: it would find it
 // anew in every step of a loop, from a slow register.
 __device__ __forceinline__ unsigned char* kept(unsigned char* shared) {

@@ -8,13 +8,13 @@
 namespace yolonas::cuda {
 
 // A warp owns 16 rows and all columns: its sums lie as in conv_kernel.h.
-template <class Type, int kRows, int kColumns, int kStages>
-struct WarpgroupTile : ConvTile<Type, kRows, kColumns, 16, kColumns, 128, kStages, 90> {
+template <class Type, int kRows, int kColumns, int kStages, int kBlocks>
+struct WarpgroupTile : ConvTile<Type, kRows, kColumns, 16, kColumns, 128, kStages, kBlocks, 90> {
   static constexpr int kReadRows = kRows + kRows / 64 * kColumns;  // four warps read the weights together
 };
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const ConvKernelArgs a) {
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) conv_warpgroup_kernel(const ConvKernelArgs a) {
   static_assert(Tile::kStages >= 3 && Tile::kRows % 64 == 0 && Tile::kStep == 128, "");
   static_assert(Tile::kRows * Tile::kStep % 1024 == 0 && Tile::kStageBytes % 1024 == 0, "tiles at multiples of 1024");
   constexpr int kAhead = Tile::kStages - 2;  // steps that are copied before they are needed
@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
   PixelLoader<Tile> pixels;
   load_first<Tile, kAhead>(a, block, shared, weights, pixels);
 
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int group = Tile::kRows == 64 ? 0 : same_in_warp(warp / 4);
-  const std::uint64_t pixel_operand = operand_of(shared + group * 64 * Tile::kStep);
+  const int group_row = Tile::kRows == 64 ? 0 : same_in_warp(block.warp_row / 64 * 64);
+  const std::uint64_t pixel_operand = operand_of(shared + group_row * Tile::kStep);
   const std::uint64_t weight_operand = operand_of(shared + Tile::kPixelBytes);
   typename Tile::Sum sums[1][Tile::kFragmentColumns][4] = {};
   int stage = 0, filled = kAhead * Tile::kStageBytes;
@@ -58,29 +57,24 @@ __global__ void __launch_bounds__(Tile::kThreads) conv_warpgroup_kernel(const Co
     for (int e = 0; e < 4; ++e) settle(sums[0][j][e]);
   }
   if (a.splits > 1 && !add_splits<Tile>(a, block.tile, block.split, *reinterpret_cast<unsigned*>(shared), sums)) return;
-  finish<Tile>(a, block, warp * 16, 0, shared, sums);
-}
-
-template <class Tile>
-void launch_warpgroup_conv(const ConvKernelArgs& args, int row_tiles, Queue queue) {
-  const dim3 grid(static_cast<unsigned>(row_tiles * args.column_tiles), static_cast<unsigned>(args.splits));
-  launch_grid("conv", queue, grid, Tile::kThreads, Tile::kSharedBytes, conv_warpgroup_kernel<Tile>, args);
+  finish<Tile>(a, shared, sums);
 }
 
 template <class Tile>
 constexpr ConvEntry warpgroup_entry(const char* name) {
-  return conv_entry<Tile>(name, launch_warpgroup_conv<Tile>, 90);  // their instructions are Hopper's alone
+  return conv_entry<Tile>(name, conv_warpgroup_kernel<Tile>, 90);  // their instructions are Hopper's alone
 }
 
-#define YN_WARPGROUP_TILES(Type)                                     \
-  {                                                                  \
-      warpgroup_entry<WarpgroupTile<Type, 64, 64, 5>>("w64x64"),     \
-      warpgroup_entry<WarpgroupTile<Type, 64, 96, 5>>("w64x96"),     \
-      warpgroup_entry<WarpgroupTile<Type, 64, 128, 5>>("w64x128"),   \
-      warpgroup_entry<WarpgroupTile<Type, 128, 64, 5>>("w128x64"),   \
-      warpgroup_entry<WarpgroupTile<Type, 128, 96, 5>>("w128x96"),   \
-      warpgroup_entry<WarpgroupTile<Type, 128, 128, 5>>("w128x128"), \
-      warpgroup_entry<WarpgroupTile<Type, 256, 64, 4>>("w256x64"),   \
+// As many stages as leave room for another block, or at least for the first of the next launch.
+#define YN_WARPGROUP_TILES(Type)                                        \
+  {                                                                     \
+      warpgroup_entry<WarpgroupTile<Type, 64, 64, 4, 3>>("w64x64"),     \
+      warpgroup_entry<WarpgroupTile<Type, 64, 96, 5, 2>>("w64x96"),     \
+      warpgroup_entry<WarpgroupTile<Type, 64, 128, 4, 2>>("w64x128"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 64, 4, 2>>("w128x64"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 96, 4, 2>>("w128x96"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 128, 5, 1>>("w128x128"), \
+      warpgroup_entry<WarpgroupTile<Type, 256, 64, 4, 1>>("w256x64"),   \
   }
 
 }  // namespace yolonas::cuda

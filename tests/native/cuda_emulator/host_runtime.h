@@ -84,6 +84,7 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributePreferredSharedMemoryCarveout = 9,
 };
+inline constexpr int cudaSharedmemCarveoutMaxShared = 100;
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -629,6 +630,18 @@ struct cudaFuncAttributes {
 };
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   attributes->ptxVersion = std::atoi(emulator::setting("YOLONAS_EMULATOR_CODE", "90").c_str());
+  return cudaSuccess;
+}
+// By shared memory and threads alone: there are no registers here.
+template <class Function>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* kernel, int threads,
+                                                          std::size_t shared_bytes) {
+  YN_EMULATOR_LOCK;
+  *blocks = 0;
+  if (!kernel || threads <= 0) return emulator::error(cudaErrorInvalidValue);
+  const auto shared = static_cast<std::size_t>(emulator::shared_limit()) + 1024;
+  *blocks =
+      static_cast<int>(std::min<std::size_t>(shared / (shared_bytes + 1024), 2048 / static_cast<std::size_t>(threads)));
   return cudaSuccess;
 }
 
