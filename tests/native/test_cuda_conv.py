@@ -183,7 +183,7 @@ def check(run: Run, case: Case, dtype: str, variant: int = 0, splits: int = 1) -
         assert not arrays["counters"].any()
 
 
-VARIANTS = 19  # of which the last 7 are Hopper's alone
+VARIANTS = 20  # of which the last 8 are Hopper's alone
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

@@ -75,6 +75,7 @@ constexpr ConvEntry warpgroup_entry(const char* name) {
       warpgroup_entry<WarpgroupTile<Type, 128, 96, 4, 2>>("w128x96"),   \
       warpgroup_entry<WarpgroupTile<Type, 128, 128, 5, 1>>("w128x128"), \
       warpgroup_entry<WarpgroupTile<Type, 256, 64, 4, 1>>("w256x64"),   \
+      warpgroup_entry<WarpgroupTile<Type, 128, 192, 4, 1>>("w128x192"), \
   }
 
 }  // namespace yolonas::cuda

@@ -53,97 +53,68 @@ __device__ void warpgroup_product(float (&c)[kColumns / 8][4], std::uint64_t a, 
 template <int kColumns>
 __device__ void warpgroup_product(std::int32_t (&c)[kColumns / 8][4], std::uint64_t a, std::uint64_t b);
 
-#define YN_FLOATS(c) "+f"((c)[0]), "+f"((c)[1]), "+f"((c)[2]), "+f"((c)[3])
-#define YN_INTS(c) "+r"((c)[0]), "+r"((c)[1]), "+r"((c)[2]), "+r"((c)[3])
+// The registers of the sums, as the instruction wants them: %0 and on, half as many as columns.
+#define YN_SUMS_64                                                                                  \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define YN_SUMS_96 \
+  YN_SUMS_64       \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define YN_SUMS_128 \
+  YN_SUMS_96        \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define YN_SUMS_192                                                                                   \
+  YN_SUMS_128                                                                                         \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, " \
+  "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 
-template <>
-__device__ __forceinline__ void warpgroup_product<64>(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-      : YN_FLOATS(c[0]), YN_FLOATS(c[1]), YN_FLOATS(c[2]), YN_FLOATS(c[3]), YN_FLOATS(c[4]), YN_FLOATS(c[5]),
-        YN_FLOATS(c[6]), YN_FLOATS(c[7])
-      : "l"(a), "l"(b));
-}
+#define YN_FOUR(kind, c) kind((c)[0]), kind((c)[1]), kind((c)[2]), kind((c)[3])
+#define YN_SIXTEEN(kind, c, i) \
+  YN_FOUR(kind, c[i]), YN_FOUR(kind, c[i + 1]), YN_FOUR(kind, c[i + 2]), YN_FOUR(kind, c[i + 3])
+#define YN_OPERANDS_64(kind, c) YN_SIXTEEN(kind, c, 0), YN_SIXTEEN(kind, c, 4)
+#define YN_OPERANDS_96(kind, c) YN_OPERANDS_64(kind, c), YN_SIXTEEN(kind, c, 8)
+#define YN_OPERANDS_128(kind, c) YN_OPERANDS_96(kind, c), YN_SIXTEEN(kind, c, 12)
+#define YN_OPERANDS_192(kind, c) YN_OPERANDS_128(kind, c), YN_SIXTEEN(kind, c, 16), YN_SIXTEEN(kind, c, 20)
 
-template <>
-__device__ __forceinline__ void warpgroup_product<64>(std::int32_t (&c)[8][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p;\n}\n"
-      : YN_INTS(c[0]), YN_INTS(c[1]), YN_INTS(c[2]), YN_INTS(c[3]), YN_INTS(c[4]), YN_INTS(c[5]), YN_INTS(c[6]),
-        YN_INTS(c[7])
-      : "l"(a), "l"(b));
-}
+// a_at, b_at: the operands after the sums, kColumns / 2 and the next number.
+#define YN_PRODUCTS(columns, a_at, b_at)                                                                            \
+  template <>                                                                                                       \
+  __device__ __forceinline__ void warpgroup_product<columns>(float (&c)[columns / 8][4], std::uint64_t a,           \
+                                                             std::uint64_t b) {                                     \
+    asm volatile(                                                                                                   \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                                                  \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.f16.f16 {" YN_SUMS_##columns "}, %" #a_at ", %" #b_at \
+                                                                                           ", p, 1, 1, 0, 0;\n}\n"  \
+        : YN_OPERANDS_##columns("+f", c)                                                                            \
+        : "l"(a), "l"(b));                                                                                          \
+  }                                                                                                                 \
+  template <>                                                                                                       \
+  __device__ __forceinline__ void warpgroup_product<columns>(std::int32_t (&c)[columns / 8][4], std::uint64_t a,    \
+                                                             std::uint64_t b) {                                     \
+    asm volatile(                                                                                                   \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                                                  \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k32.s32.s8.s8 {" YN_SUMS_##columns "}, %" #a_at ", %" #b_at   \
+                                                                                         ", p;\n}\n"                \
+        : YN_OPERANDS_##columns("+r", c)                                                                            \
+        : "l"(a), "l"(b));                                                                                          \
+  }
 
-template <>
-__device__ __forceinline__ void warpgroup_product<96>(float (&c)[12][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-      "}, %48, %49, p, 1, 1, 0, 0;\n}\n"
-      : YN_FLOATS(c[0]), YN_FLOATS(c[1]), YN_FLOATS(c[2]), YN_FLOATS(c[3]), YN_FLOATS(c[4]), YN_FLOATS(c[5]),
-        YN_FLOATS(c[6]), YN_FLOATS(c[7]), YN_FLOATS(c[8]), YN_FLOATS(c[9]), YN_FLOATS(c[10]), YN_FLOATS(c[11])
-      : "l"(a), "l"(b));
-}
+YN_PRODUCTS(64, 32, 33)
+YN_PRODUCTS(96, 48, 49)
+YN_PRODUCTS(128, 64, 65)
+YN_PRODUCTS(192, 96, 97)
 
-template <>
-__device__ __forceinline__ void warpgroup_product<96>(std::int32_t (&c)[12][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k32.s32.s8.s8 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-      "}, %48, %49, p;\n}\n"
-      : YN_INTS(c[0]), YN_INTS(c[1]), YN_INTS(c[2]), YN_INTS(c[3]), YN_INTS(c[4]), YN_INTS(c[5]), YN_INTS(c[6]),
-        YN_INTS(c[7]), YN_INTS(c[8]), YN_INTS(c[9]), YN_INTS(c[10]), YN_INTS(c[11])
-      : "l"(a), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void warpgroup_product<128>(float (&c)[16][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-      : YN_FLOATS(c[0]), YN_FLOATS(c[1]), YN_FLOATS(c[2]), YN_FLOATS(c[3]), YN_FLOATS(c[4]), YN_FLOATS(c[5]),
-        YN_FLOATS(c[6]), YN_FLOATS(c[7]), YN_FLOATS(c[8]), YN_FLOATS(c[9]), YN_FLOATS(c[10]), YN_FLOATS(c[11]),
-        YN_FLOATS(c[12]), YN_FLOATS(c[13]), YN_FLOATS(c[14]), YN_FLOATS(c[15])
-      : "l"(a), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void warpgroup_product<128>(std::int32_t (&c)[16][4], std::uint64_t a, std::uint64_t b) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p;\n}\n"
-      : YN_INTS(c[0]), YN_INTS(c[1]), YN_INTS(c[2]), YN_INTS(c[3]), YN_INTS(c[4]), YN_INTS(c[5]), YN_INTS(c[6]),
-        YN_INTS(c[7]), YN_INTS(c[8]), YN_INTS(c[9]), YN_INTS(c[10]), YN_INTS(c[11]), YN_INTS(c[12]), YN_INTS(c[13]),
-        YN_INTS(c[14]), YN_INTS(c[15])
-      : "l"(a), "l"(b));
-}
-
-#undef YN_FLOATS
-#undef YN_INTS
+#undef YN_PRODUCTS
+#undef YN_OPERANDS_192
+#undef YN_OPERANDS_128
+#undef YN_OPERANDS_96
+#undef YN_OPERANDS_64
+#undef YN_SIXTEEN
+#undef YN_FOUR
+#undef YN_SUMS_192
+#undef YN_SUMS_128
+#undef YN_SUMS_96
+#undef YN_SUMS_64
 
 }  // namespace yolonas::cuda
 
