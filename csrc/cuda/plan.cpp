@@ -17,7 +17,7 @@ using engine::Op;
 using engine::Step;
 using engine::View;
 
-constexpr int kChunk = 16;      // bytes that kernels read at once
+constexpr int kChunk = 16;  // bytes that kernels read at once
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
