@@ -121,7 +121,7 @@ bool can_run(const ConvWork& work, const ConvVariant* variants, int count, const
              const Processor& processor) {
   if (choice.variant < 0 || choice.variant >= count) return false;
   const ConvVariant& variant = variants[choice.variant];
-  if (processor.arch < variant.least_arch || processor.arch > variant.most_arch) return false;
+  if (!variant.runs_on(processor.arch, processor.code)) return false;
   const std::vector<std::string>& excluded = processor.excluded;
   if (std::find(excluded.begin(), excluded.end(), variant.name) != excluded.end()) return false;
   if (choice.splits < 1 || choice.splits > kMostSplits) return false;

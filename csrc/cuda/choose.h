@@ -15,7 +15,8 @@ namespace yolonas::cuda {
 inline constexpr int kPlanVersion = 1;
 
 struct Processor {
-  int arch = 90;  // compute capability of its code, ten times
+  int arch = 90;  // compute capability, ten times
+  int code = 90;  // what the kernels that run there were compiled for: less where they are translated
   int multiprocessors = 132;
   int shared_bytes = 227 << 10;       // of a multiprocessor
   ResidentBlocks resident;            // by the driver; empty: estimated

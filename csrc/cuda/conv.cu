@@ -53,12 +53,12 @@ struct Table {
   }
 
   // See resident_blocks.
-  std::vector<int> resident(int arch) const {
+  std::vector<int> resident(int arch, int code) const {
     std::vector<int> counts;
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const ConvVariant& variant = variants[i];
       int blocks = 0;
-      if (arch >= variant.least_arch && arch <= variant.most_arch) {
+      if (variant.runs_on(arch, code)) {
         cudaError_t error = prepare(static_cast<int>(i));
         if (error == cudaSuccess) {
           error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entries[i].kernel, variant.threads,
@@ -152,8 +152,8 @@ const ConvVariant* conv_variants(Elem elem, int* count) {
   return variants.data();
 }
 
-ResidentBlocks resident_blocks(int arch) {
-  return {table_of(Elem::f16).resident(arch), table_of(Elem::s8).resident(arch)};
+ResidentBlocks resident_blocks(int arch, int code) {
+  return {table_of(Elem::f16).resident(arch, code), table_of(Elem::s8).resident(arch, code)};
 }
 
 std::int64_t conv_partial_bytes(const ConvArgs& args, const ConvChoice& choice) {

@@ -58,18 +58,21 @@ struct ConvVariant {
   int shared_bytes;           // of a block
   int least_arch, most_arch;  // runs on devices of these compute capabilities, ten times: 75, 80, 90
   int index = 0;              // of conv_variants(elem)
+
+  // arch: of the device. code: what the kernels were compiled for, which may be older.
+  bool runs_on(int arch, int code) const { return arch >= least_arch && code >= least_arch && arch <= most_arch; }
 };
 
 // Those of a type; their number goes to *count. The first takes everything on every architecture.
 const ConvVariant* conv_variants(Elem elem, int* count);
 
 // How many blocks of each variant a multiprocessor of the current device runs at once, as the driver says from their
-// registers, threads and shared memory; 0 for those that do not run there. arch: of the device and of the code for it,
-// whichever is older. A call of the driver for each: to be asked once. Throws nothing.
+// registers, threads and shared memory; 0 for those that do not run there, see ConvVariant::runs_on. A call of the
+// driver for each: to be asked once. Throws nothing.
 struct ResidentBlocks {
   std::vector<int> half, int8;  // by variant
 };
-ResidentBlocks resident_blocks(int arch);
+ResidentBlocks resident_blocks(int arch, int code);
 
 // Memory for splits > 1: partial sums, undefined before and after; and counters, which must be zero before the first
 // launch and are zero again after each. One launch at a time may use them.

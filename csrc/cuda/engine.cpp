@@ -76,7 +76,7 @@ Engine::Engine(engine::Graph&& graph, const Options& options) : graph_(std::move
   const DeviceGuard device(kOp, options_.device);
   processor_ = processor_of(options_.device);
   use_graphs_ = env_cuda_graph() && !env_cuda_sync();
-  overlap_ = env_cuda_overlap() && processor_.arch >= 90;
+  overlap_ = env_cuda_overlap() && processor_.code >= 90;  // others do not wait, see wait_for_previous()
   const auto bytes = static_cast<std::int64_t>(weights.size());
   weights_ = allocate(bytes, bytes, "the network", options_.device, "");
   upload(weights_.data(), weights.data(), bytes);

@@ -296,9 +296,8 @@ ConvChoice find_choice(const Network& network, const NetworkStep& step, const Co
   const ConvVariant* variants = variants_of(network, step, &count);
   int variant = 0;
   while (variant < count && wanted.name != variants[variant].name) ++variant;
-  YN_CHECK(variant < count && processor.arch >= variants[variant].least_arch &&
-               processor.arch <= variants[variant].most_arch,
-           "choices: step '", step.name, "' cannot be computed by ", wanted.name);
+  YN_CHECK(variant < count && variants[variant].runs_on(processor.arch, processor.code), "choices: step '", step.name,
+           "' cannot be computed by ", wanted.name);
   const bool fits = wanted.splits >= 1 && wanted.splits <= std::numeric_limits<int>::max() &&
                     can_run(work, variants, count, {variant, static_cast<int>(wanted.splits)}, processor);
   YN_CHECK(fits, "choices: step '", step.name, "' cannot be computed by ", wanted.name, " in ", wanted.splits,

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdio>
 
 #include "core/check.h"
@@ -57,10 +56,11 @@ Processor processor_of(int device) {
   Processor processor;
   cudaFuncAttributes code = {};
   YN_CUDA_CHECK(kOp, cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(probe_kernel)));
-  processor.arch = std::min(arch_of(device), code.ptxVersion);
+  processor.arch = arch_of(device);
+  processor.code = code.ptxVersion;
   processor.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   processor.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) + 1024;
-  processor.resident = resident_blocks(processor.arch);
+  processor.resident = resident_blocks(processor.arch, processor.code);
   return processor;
 }
 

@@ -17,8 +17,7 @@ namespace yolonas::cuda {
 // device, std::invalid_argument for an index beyond them, NotSupported for a device older than sm_75.
 void check_device(const char* op, int device);
 
-// What the kernels that run on the current device see of it. `arch` is that of their code, which is less than the
-// device's where it was compiled for an older one: such code lacks what only newer ones have.
+// Of the current device, which `device` is.
 Processor processor_of(int device);
 
 std::int64_t free_bytes();  // of the current device

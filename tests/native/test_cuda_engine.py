@@ -520,6 +520,19 @@ def test_code_for_older_devices(emulator: Emulated, monkeypatch: pytest.MonkeyPa
         assert same(emulator.run(engine, INTEGERS, x), expected)
 
 
+def test_devices_newer_than_the_code(emulator: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hopper's own kernels are for it alone; the rest is translated, its waits too."""
+    assert any(
+        choice[0].startswith("w")
+        for step in emulator.make(GRAPH, half=True).alternatives(64, 96, 1, 4)
+        for choice in step
+    )
+    monkeypatch.setenv("YOLONAS_EMULATOR_ARCH", "120")
+    engine = emulator.make(GRAPH, half=True)
+    assert not any(choice[0].startswith("w") for step in engine.alternatives(64, 96, 1, 4) for choice in step)
+    assert any(step["overlap"] for step in engine.plan(64, 96))
+
+
 def test_more_settings_than_are_kept(cuda: Any) -> None:
     """The memory for detections is that of the largest so far; graphs of settings that come back are made anew."""
     engine, pictures = cuda.make(DETECTOR_INT8), pictures_of(2)
