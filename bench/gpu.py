@@ -3,27 +3,34 @@
 Needs an NVIDIA GPU with its driver, torch for CUDA, and a build with `yolonas._cuda`; `bash bench/gpu_all.sh` builds,
 tests and measures in one go. Says so and ends with 3 elsewhere.
 
-python bench/gpu.py [--save | --output FILE] [--rounds 9] [--seconds 300] [--cases s_640_1 ...]
+python bench/gpu.py [--save | --output FILE] [--rounds 9] [--seconds 300] [--cases s_640_1 ...] [--experiments]
 
-Weights are the tests' recipe; the mean average precision is that of the checkpoint in `../shared`, where that is.
-torch.compile takes minutes: it is timed where `gpu_compile.py` has done that work before.
+Every case runs in a process of its own, and once more without the side that has made the GPU fail. Weights are the
+tests' recipe; the mean average precision is that of the checkpoint in `../shared`, where that is. torch.compile takes
+minutes: it is timed where `gpu_compile.py` has done that work before.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gpu_aims as aims
+import gpu_process
 import numpy as np
 from gpu_aims import CASES, GpuCase
+from gpu_case import first_line, judge_boxes, judge_heads, outputs_after, print_case, print_ratios, run_case
+from gpu_experiments import EXPERIMENTS
+from gpu_process import DEAD, LATE, DeadError, Doing
 from gpu_timer import CLOCKS, Budget, Clock, CudaClock, clocks_while_busy, compare, in_turn, limited, query
 from timing import ROOT, machine, save, versions
 
@@ -35,12 +42,11 @@ ABOUT_L2 = (
     "`apart_ms`: the cache was overwritten before every call"
 )
 PACKAGES = ("torch", "triton", "nvidia-cudnn-cu13", "numpy")
-SECONDS = {"case": 25.0, "batch": 40.0, "steps": 10.0, "tuning": 30.0, "accuracy": 45.0}  # about, for the time limit
+# About, for the time limit; the start of a process is among them.
+SECONDS = {"case": 30.0, "batch": 40.0, "accuracy": 50.0, "tuning": 35.0, "experiment": 20.0, "ceilings": 8, "steps": 8}
+MOST_LOST = 4  # sides that a case is repeated without
 STEP_ROUNDS = 20
-COMPILE_SECONDS = 60.0
-
-# Says why a side's results are wrong, or "", and what to note about them.
-Judge = Callable[[str, list[np.ndarray]], tuple[str, dict[str, float]]]
+COMPILE_SECONDS = 45.0
 
 
 def is_first(case: GpuCase) -> bool:
@@ -93,161 +99,65 @@ def measure_ceilings(torch: Any, clock: Clock, rounds: int = 5) -> dict[str, flo
     return found
 
 
-def first_line(error: BaseException) -> str:
-    return (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
-
-
-# --- one case ---
-
-
-def run_case(
-    case: GpuCase,
-    makers: Mapping[str, Callable[[], Side]],
-    judge: Judge,
-    clock: Clock,
-    *,
-    inputs: Mapping[str, int],
-    rounds: int,
-    apart: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Times of the sides that run here, in turn, and what is wrong with the others.
-
-    Args:
-        inputs: how many inputs each side has. apart: sides that are also timed call by call with empty caches.
-    """
-    row: dict[str, Any] = {"case": case.name}
-    row |= {name: {} for name in ("about", "missing", "wrong", "found", "apart_ms", "times")}
-    sides: dict[str, Side] = {}
-    for name, make in makers.items():
-        try:
-            side = make()
-            side.run(0)
-            row["wrong"][name], row["found"][name] = judge(name, side.read())
-        except Exception as error:
-            row["missing"][name] = first_line(error)
-            traceback.print_exc()
-            continue
-        row["about"][name] = side.about
-        sides[name] = side
-    row["wrong"] = {name: text for name, text in row["wrong"].items() if text}
-    if sides:
-        runs = {name: in_turn(side.run, inputs[name]) for name, side in sides.items()}
-        row["times"] = compare(runs, clock, rounds=rounds)
-        for name in apart:
-            if name in sides:
-                row["apart_ms"][name] = float(np.median(clock.measure_apart(runs[name], 50)))
-    return row
-
-
-def print_case(key: str, row: Mapping[str, Any], ceilings: Mapping[str, float]) -> None:
-    print(f"\n{row['case']} ({key}): {row.get('gflop', 0.0):.1f} GFLOP as a direct convolution counts them")
-    width = max(map(len, [*row["about"], *row["missing"]]), default=0)
-    for side, times in row["times"].items():
-        rate = row.get("gflop", 0.0) / times["median_ms"]
-        ceiling = ceilings.get("int8_tops" if "int8" in side else "fp32_tflops" if "fp32" in side else "fp16_tflops")
-        share = f" ({rate / ceiling:4.0%} of the ceiling)" if ceiling and "boxes" not in side else ""
-        apart = f", apart {row['apart_ms'][side]:.3f}" if side in row["apart_ms"] else ""
-        noted = ", ".join(f"{name} {value:.3g}" for name, value in row["found"][side].items())
-        print(
-            f"  {side:<{width}} {times['median_ms']:8.3f} ms ({times['min_ms']:.3f} to {times['max_ms']:.3f}{apart})"
-            f" {rate:6.1f} TFLOP/s{share}   {noted}"
-        )
-    for side, reason in row["wrong"].items():
-        print(f"  {side:<{width}} WRONG: {reason}")
-    for side, reason in row["missing"].items():
-        print(f"  {side:<{width}} not timed: {reason}")
-    sys.stdout.flush()
-
-
-def print_ratios(found: list[dict[str, Any]]) -> None:
-    print("\nWhat was aimed at:")
-    for line in found:
-        peer = f", {line['peer']}" if line["peer"] and line["peer"] not in line["what"] else ""
-        print(f"  {line['case']:<9} {line['what']}{peer}: {line['ratio']:.3f}   {aims.reached(line)}".rstrip())
-
-
-def judge_heads(
-    name: str, outputs: list[np.ndarray], single: list[np.ndarray], integer: list[np.ndarray] | None
-) -> Any:
-    """A side's logits against the CPU engine's: float32, or int8 bit for bit."""
-    noted = {"difference": aims.difference(outputs, single), "sqnr_db": aims.sqnr_db(outputs, single)}
-    if name != aims.INT8:
-        limit = aims.TOLERANCE[aims.FP32 if "fp32" in name else aims.FP16]
-        fine = noted["difference"] <= limit
-        return "" if fine else f"differs by {noted['difference']:.1e} of the largest value, at most {limit:.0e}", noted
-    assert integer is not None
-    exact = all(map(np.array_equal, outputs, integer))
-    noted["equal_to_cpu"] = float(exact)
-    if not exact:
-        return f"not the bits of the CPU engine: differs by {aims.difference(outputs, integer):.1e}", noted
-    return "" if noted["sqnr_db"] >= aims.LEAST_SQNR else f"{noted['sqnr_db']:.1f} dB", noted
-
-
-def judge_boxes(found: np.ndarray, expected: np.ndarray) -> tuple[str, dict[str, float]]:
-    share = aims.matched(found, expected, pixels=2.0, score=2e-2)
-    noted = {"boxes": float(len(found)), "cpu_boxes": float(len(expected)), "matched": share}
-    return "" if share >= 0.9 else f"only {share:.0%} of the boxes are those of the CPU engine", noted
-
-
 class Bench:
-    """The parts of the benchmark, in the order of their weight. Each adds to `result`."""
+    """The parts of the benchmark, for a process each. Each adds to `result`, which is saved as it grows."""
 
-    def __init__(self, arguments: argparse.Namespace):
+    def __init__(self, arguments: argparse.Namespace, result: dict[str, Any], doing: Doing | None = None):
         import gpu_sides
         import torch
 
-        self.arguments, self.torch, self.sides = arguments, torch, gpu_sides
+        self.arguments, self.torch, self.sides, self.result = arguments, torch, gpu_sides, result
+        self.doing = doing or Doing()
         gpu_sides.compile_environment()
         gpu_sides.strict_fp32()
-        self.clock = CudaClock(torch)
+        self.clock: Clock = CudaClock(torch)
         self.budget = Budget(arguments.seconds)
         self.models: dict[str, Any] = {}
         self.engines: dict[tuple[str, str], Any] = {}
-        self.result: dict[str, Any] = {
-            "machine": machine(),
-            "gpu": query(),
-            "device": gpu_sides.device_name(),
-            "versions": versions(PACKAGES) | {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())},
-            "rounds": arguments.rounds,
-            "command": " ".join(["python", "bench/gpu.py", *sys.argv[1:]]),
-            "caches": ABOUT_L2,
-            "clocks": {"before": query(CLOCKS)},
-            "ceilings": {},
-            "ratios": [],
-            **{name: {} for name in ("rows", "steps", "tuning", "accuracy", "failed")},
-            "left_out": self.budget.left_out,
-        }
+        if "machine" not in result:
+            packages = versions(PACKAGES) | {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+            result |= {"machine": machine(), "gpu": query(), "device": gpu_sides.device_name(), "versions": packages}
+            result["machine"]["commit"] = result["machine"]["commit"] or os.environ.get("YOLONAS_COMMIT", "")
 
-    def run(self) -> None:
-        self.part("ceilings", 10.0, self.ceilings)
-        cases = [CASES[key] for key in self.arguments.cases]
-        for case in (case for case in cases if case.single):
-            self.part(case.key, SECONDS["case"], lambda case=case: self.case(case))
-        if any(is_first(case) for case in cases):
-            self.part("accuracy", SECONDS["accuracy"], self.accuracy)
-        for case in (case for case in cases if not case.single):
-            self.part(case.key, SECONDS["batch"], lambda case=case: self.case(case))
-        for case in cases:
-            self.part(f"steps of {case.key}", SECONDS["steps"], lambda case=case: self.steps(case))
-        for case in cases:
-            self.part(f"tuning of {case.key}", SECONDS["tuning"], lambda case=case: self.tuning(case))
-        self.result["clocks"]["after"] = query(CLOCKS)
-        self.write()
+    def run(self, part: str) -> None:
+        """Does one of `parts_of`."""
+        if part in CASES:
+            case = CASES[part]
+            if not self.result["ceilings"]:
+                self.part("ceilings", SECONDS["ceilings"], self.ceilings)
+            self.part(part, 0.0, lambda: self.case(case))
+            self.part(f"steps of {part}", SECONDS["steps"], lambda: self.steps(case))
+            return
+        functions = {"accuracy": self.accuracy} | {name: partial(do, self) for name, do in EXPERIMENTS.items()}
+        functions |= {f"tuning of {case.key}": partial(self.tuning, case) for case in CASES.values()}
+        self.part(part, 0.0, functions[part])
 
     def part(self, name: str, seconds: float, function: Callable[[], None]) -> None:
         """Does it if there is time, notes what went wrong, and saves what there is so far."""
-        if self.budget.allows(name, seconds):
+        lost = next((one[name] for one in self.result["lost"].values() if name in one), "")
+        if lost:
+            self.result["failed"][name] = lost
+        elif self.budget.allows(name, seconds):
+            self.doing(name)
             try:
                 function()
+            except DeadError:
+                raise
             except Exception as error:
                 traceback.print_exc()
                 self.result["failed"][name] = first_line(error)
-            self.torch.cuda.empty_cache()
+            with contextlib.suppress(Exception):  # that of a device that has failed
+                self.torch.cuda.empty_cache()
+        self.result["left_out"] |= self.budget.left_out
+        works = self.clock.works()
+        reason = "" if works else self.result["failed"].pop(name, "the device has failed")
         self.write()
+        if not works:
+            raise DeadError(reason)
 
     def write(self) -> None:
         if self.arguments.output:
-            self.arguments.output.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
+            gpu_process.write(self.arguments.output, self.result)
 
     def ceilings(self) -> None:
         self.result["ceilings"] = measure_ceilings(self.torch, self.clock)
@@ -292,7 +202,8 @@ class Bench:
         makers[aims.EAGER] = lambda: sides.eager(half, inputs.half)
         makers[aims.GRAPH] = lambda: sides.captured(half, inputs.half)
         if sides.compiled_mark(case).exists():
-            makers[aims.COMPILED] = lambda: self.compiled(half, inputs.half)
+            about = sides.compiled_mark(case).read_text(encoding="utf-8").strip()
+            makers[aims.COMPILED] = lambda: self.compiled(half, inputs.half, about)
         if case.single:
             makers[aims.FP32] = lambda: sides.ours(self.engine(case, aims.FP32), inputs)
             whole = sides.torch_module(case.variant, half=False)
@@ -312,25 +223,31 @@ class Bench:
             inputs={name: counts.get(name, inputs.count) for name in makers},
             rounds=self.arguments.rounds,
             apart=(aims.FP16, aims.INT8, aims.DETECT, aims.GRAPH),
+            lost=self.result["lost"].get(case.key),
+            doing=self.doing,
         )
         if aims.COMPILED not in makers and case.single:
             row["missing"][aims.COMPILED] = "gpu_compile.py has not prepared it"
         work = sum(map(aims.flop, cpu.native.plan(case.size, case.size, 1)))
         row["gflop"] = round(work * case.batch * 1e-9, 2)
         self.result["rows"][case.key] = row
-        self.result["ratios"] += aims.ratios(case, row, self.result["ceilings"])
+        ratios = aims.ratios(case, row, self.result["ceilings"])
+        self.result["ratios"] += ratios
+        self.write()
         print_case(case.key, row, self.result["ceilings"])
+        print_ratios(ratios, "")
         if is_first(case) and aims.FP16 in row["times"]:
+            self.doing("clocks")
             again = sides.ours(self.engine(case, aims.FP16), inputs)
             single_ms = row["times"][aims.FP16]["median_ms"]
             busy = clocks_while_busy(in_turn(again.run, inputs.count), self.clock, single_ms)
             self.result["clocks"]["busy"] = busy
             print(f"  clocks while that runs: {busy}")
 
-    def compiled(self, module: Any, xs: Any) -> Side:
+    def compiled(self, module: Any, xs: Any, about: str) -> Side:
         """From the caches that gpu_compile.py has filled, which takes seconds."""
         with limited(COMPILE_SECONDS, "torch.compile from its caches"):
-            return self.sides.compiled(module, xs)
+            return self.sides.compiled(module, xs, about)
 
     def steps(self, case: GpuCase) -> None:
         for side in (aims.FP16, aims.INT8) if case.variant != "l" else (aims.FP16,):
@@ -357,20 +274,20 @@ class Bench:
         tuned = cuda_engine.CudaEngine.of_module(self.model(case.variant), self.torch.device("cuda", 0), half=True)
         tune(tuned, (case.size, case.size), case.batch)
         pair = {"as it is": self.engine(case, aims.FP16), "tuned": tuned.native}
-        runs = {name: in_turn(self.sides.ours(engine, inputs).run, inputs.count) for name, engine in pair.items()}
-        times = compare(runs, self.clock, rounds=self.arguments.rounds)
+        made = {name: self.sides.ours(engine, inputs) for name, engine in pair.items()}
+        runs = {name: in_turn(side.run, inputs.count) for name, side in made.items()}
+        times = compare(runs, self.clock, rounds=self.arguments.rounds, before=self.doing)
+        outputs = [outputs_after(made[name], (1, 0)) for name in ("tuned", "as it is")]
+        apart = aims.difference(*outputs)
         changed = sum(bool(step.get("tuned")) for step in tuned.native.plan(case.size, case.size, case.batch))
-        self.result["tuning"][case.key] = {"times": times, "changed_steps": changed}
+        self.result["tuning"][case.key] = {"times": times, "changed_steps": changed, "difference": apart}
         shown = ", ".join(f"{name} {value['median_ms']:.3f} ms" for name, value in times.items())
-        print(f"\n{case.name}, tuning: {shown}; {changed} steps run in another way", flush=True)
+        print(f"\n{case.name}, tuning: {shown}; {changed} steps run in another way, outputs differ by {apart:.1e}")
 
     def accuracy(self) -> None:
         """mAP of a fine-tuned network on the CPU and in each precision on the GPU."""
         folder = shared_folder()
-        if folder is None:
-            self.budget.left_out["accuracy"] = "no ../shared with weights/ and data/ (or YOLONAS_TEST_DATA)"
-            print("\naccuracy: left out, no ../shared with weights/ and data/ (or YOLONAS_TEST_DATA)")
-            return
+        assert folder is not None
         from yolonas import NAS, cuda_engine
         from yolonas.native_engine import NativeEngine
         from yolonas.val import Validator, ValOptions
@@ -387,6 +304,7 @@ class Bench:
                 aims.INT8: lambda: cuda_engine.CudaEngine.of_module(quantised.model, device, half=False),
             }
             for side, make in engines.items():
+                self.doing(side)
                 options = ValOptions.of(data=str(data), project=runs, name=side, plots=False, verbose=False)
                 run = Validator(make(), dict(model.names), model.preprocess, side, "bccd_s.pth", options)
                 coco = run.run().coco
@@ -403,13 +321,117 @@ def shared_folder() -> Path | None:
     return None
 
 
+def no_accuracy() -> str:
+    """Why the mean average precision cannot be had here; empty if it can."""
+    if shared_folder() is None:
+        return "no ../shared with weights/ and data/ (or YOLONAS_TEST_DATA)"
+    return "" if find_spec("pycocotools") else "pycocotools is not installed"
+
+
 def failures(result: Mapping[str, Any]) -> list[str]:
     """Parts that failed and results that are wrong; aims that were not reached are none."""
     found = [f"{part}: {text}" for part, text in result["failed"].items()]
+    for key, tuned in result["tuning"].items():
+        if tuned["difference"] > aims.TOLERANCE[aims.FP16]:
+            found.append(f"tuning of {key}: outputs differ by {tuned['difference']:.1e}")
+    for name, one in result["experiments"].items():
+        found += [f"{name}: {one['wrong']}"] if one.get("wrong") else []
+    for part, lost in result["lost"].items():
+        found += [f"{part}, {name}: {text}" for name, text in lost.items() if part not in result["rows"]]
     for key, row in result["rows"].items():
         found += [f"{key}, {side}: {text}" for side, text in row["wrong"].items() if side.startswith("yolonas")]
         found += [f"{key}, {side}: {text}" for side, text in row["missing"].items() if side.startswith("yolonas")]
     return found
+
+
+# --- a process for each part ---
+
+
+def parts_of(keys: list[str], *, experiments: bool) -> list[tuple[str, float]]:
+    """What is to be done, by weight, and about how long each takes. Tuned networks come after those as they are."""
+    cases = [CASES[key] for key in keys]
+    found = [(case.key, SECONDS["case" if case.single else "batch"]) for case in cases]
+    first = any(map(is_first, cases))
+    if first:
+        found.append(("accuracy", SECONDS["accuracy"]))
+    found += [(f"tuning of {case.key}", SECONDS["tuning"]) for case in cases if case.single]
+    return found + [(name, SECONDS["experiment"]) for name in EXPERIMENTS if first and experiments]
+
+
+def all_parts(arguments: argparse.Namespace, folder: Path, budget: Budget) -> dict[str, Any] | None:
+    """Runs the parts, each in a process that adds to the file `arguments.output`. None: nothing can be measured here.
+
+    Args:
+        folder: for what processes say.
+    """
+    result: dict[str, Any] = {
+        "rounds": arguments.rounds,
+        "command": " ".join(["python", "bench/gpu.py", *sys.argv[1:]]),
+        "caches": ABOUT_L2,
+        "clocks": {"before": query(CLOCKS)},
+        "ratios": [],
+        **{name: {} for name in ("ceilings", "rows", "steps", "tuning", "accuracy", "experiments")},
+        **{name: {} for name in ("failed", "left_out", "lost")},
+    }
+    gpu_process.write(arguments.output, result)
+    for part, seconds in parts_of(arguments.cases, experiments=arguments.experiments):
+        reason = no_accuracy() if part == "accuracy" else ""
+        for turn in range(1 + MOST_LOST):
+            if reason or not budget.allows(part, seconds):
+                break
+            doing = folder / f"doing {part} {turn}"
+            options = {"--part": part, "--doing": doing, "--output": arguments.output, "--rounds": arguments.rounds}
+            words = [str(word) for pair in options.items() for word in pair]
+            command = [sys.executable, str(Path(__file__).resolve()), *words, "--seconds", f"{budget.left:.1f}"]
+            code, why = gpu_process.watch(command, doing, budget.left)
+            if code == 3:
+                return None
+            result = gpu_process.read(arguments.output)
+            if not code or not note_end(result, part, code, why, *gpu_process.last_done(doing)):
+                break
+            gpu_process.write(arguments.output, result)
+        if reason:
+            budget.left_out[part] = reason
+        result["left_out"] |= budget.left_out
+        gpu_process.write(arguments.output, result)
+    for key in arguments.cases:
+        if key not in result["rows"]:
+            result["ratios"] += aims.ratios(CASES[key], {}, {})
+    result["clocks"]["after"] = query(CLOCKS)
+    gpu_process.write(arguments.output, result)
+    return result
+
+
+def note_end(result: dict[str, Any], part: str, code: int, why: str, name: str, said: str) -> bool:
+    """Notes that a process died, doing what. Whether the part is worth another process, which leaves that out."""
+    if code == LATE:
+        result["left_out"][part] = why
+        return False
+    reason = f"{why}; {said}" if said else why
+    print(f"  {part}, {name or 'at the start'}: {reason}", flush=True)
+    lost = result["lost"].setdefault(part, {})
+    if part not in CASES or part in result["rows"] or name in ("", part, *lost):
+        result["failed"][part if name in ("", part) else f"{part}, {name}"] = reason
+        return False
+    lost[name] = reason
+    return True
+
+
+def one_part(arguments: argparse.Namespace) -> int:
+    """A part in this process."""
+    if reason := missing_here():
+        print(f"gpu: {reason}")
+        return 3
+    doing = Doing(arguments.doing)
+    doing(arguments.part)
+    try:
+        Bench(arguments, gpu_process.read(arguments.output), doing).run(arguments.part)
+    except DeadError as error:
+        doing.failed(str(error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(DEAD)  # what would be cleaned up is on the device
+    return 0
 
 
 def main() -> int:
@@ -419,15 +441,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=300.0, help="parts that would take longer are left out")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--experiments", action="store_true", help="also without overlap, without graphs; replays")
+    for name, kind in (("--part", str), ("--doing", Path)):  # of the processes that this one starts
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if reason := missing_here():
-        print(f"gpu: {reason}")
+    if arguments.part:
+        return one_part(arguments)
+    budget = Budget(arguments.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # what tuning finds is not kept
+        arguments.output = arguments.output or Path(folder, "gpu.json")
+        result = all_parts(arguments, Path(folder), budget)
+    if result is None:
         return 3
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache  # what tuning finds is not kept
-        bench = Bench(arguments)
-        bench.run()
-    result = bench.result
     print_ratios(result["ratios"])
     for part, reason in result["left_out"].items():
         print(f"left out: {part}: {reason}")

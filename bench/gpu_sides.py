@@ -20,9 +20,10 @@ from timing import ROOT
 
 sys.path.append(str(ROOT / "tests"))  # the recipe
 DEVICE = "cuda"
-MOST_INPUTS, ROTATED_BYTES = 24, 160 << 20  # of float32 inputs: more than the L2 cache has
+MOST_INPUTS, ROTATED_BYTES = 48, 160 << 20  # of float32 inputs; half of it is more than the L2 cache has
 LEVELS = (8, 16, 32)
-COMPILE_FOLDER = ROOT / "build" / "gpu"  # of torch.compile's caches, and of what gpu_compile.py has done
+# Of torch.compile's caches, and of what gpu_compile.py has done.
+COMPILE_FOLDER = Path(os.environ.get("YOLONAS_GPU_WORK") or ROOT / "build" / "gpu")
 
 
 class Side(NamedTuple):
@@ -31,6 +32,7 @@ class Side(NamedTuple):
     run: Callable[[int], object]  # queues a run with an input, by its number
     read: Callable[[], list[np.ndarray]]  # class logits and box logits of the last run, (N, h, w, C) each
     about: str
+    notes: Callable[[], dict[str, Any]] | None = None  # of our engine: how it ran in the end
 
 
 def stream() -> int:
@@ -94,6 +96,15 @@ def native_engine(graph: Any, *, half: bool) -> Any:
     return module.Engine(graph.buffers, graph.steps, graph.outputs, device=0, half=half)
 
 
+def notes_of(engine: Any, height: int, width: int, batch: int) -> dict[str, Any]:
+    """How an engine runs a size: its graphs, whether launches overlap, and what the last failed capture said."""
+    return {
+        "graphs": getattr(engine, "graph_count", 0),
+        "overlap": any(step.get("overlap", False) for step in engine.plan(height, width, batch)),
+        "capture_failure": getattr(engine, "capture_failure", ""),
+    }
+
+
 def ours(engine: Any, inputs: Inputs) -> Side:
     """Our engine: float32 (N, H, W, 3) in, float32 logits out; both conversions are in the time."""
     cls, reg = head_outputs(inputs.case, engine.num_classes, on_device)
@@ -101,8 +112,12 @@ def ours(engine: Any, inputs: Inputs) -> Side:
     def run(number: int) -> None:
         engine.run(inputs.hwc[number], cls, reg, stream=stream())
 
+    case = inputs.case
     return Side(
-        run, lambda: [level.cpu().numpy() for level in (*cls, *reg)], "float32 input and logits, conversions included"
+        run,
+        lambda: [level.cpu().numpy() for level in (*cls, *reg)],
+        "float32 input and logits, conversions included",
+        lambda: notes_of(engine, case.size, case.size, case.batch),
     )
 
 
@@ -146,7 +161,7 @@ def captured(module: torch.nn.Module, xs: Sequence[torch.Tensor]) -> Side:
     return Side(run, lambda: as_arrays(outputs), "channels_last, cudnn.benchmark, input copied on the device")
 
 
-def compiled(module: torch.nn.Module, xs: Sequence[torch.Tensor]) -> Side:
+def compiled(module: torch.nn.Module, xs: Sequence[torch.Tensor], about: str = "") -> Side:
     function = torch.compile(module, mode="max-autotune")
     outputs: list[torch.Tensor] = []
 
@@ -157,7 +172,7 @@ def compiled(module: torch.nn.Module, xs: Sequence[torch.Tensor]) -> Side:
 
     for number in range(3):  # compiles, records the graph
         run(number % len(xs))
-    return Side(run, lambda: as_arrays(outputs), "max-autotune with CUDA graphs, channels_last")
+    return Side(run, lambda: as_arrays(outputs), f"max-autotune with CUDA graphs, channels_last; {about}")
 
 
 def compile_environment() -> None:
@@ -170,6 +185,14 @@ def compiled_mark(case: GpuCase) -> Path:
     """The file that says that the caches hold this case's code."""
     version = torch.__version__.partition("+")[0]
     return COMPILE_FOLDER / f"compiled_{case.key}_{version}"
+
+
+def write_mark(case: GpuCase, seconds: float) -> None:
+    """Notes that a case is compiled, and whether something else used the GPU when it was tuned, now or earlier."""
+    COMPILE_FOLDER.mkdir(parents=True, exist_ok=True)
+    path, disturbed = compiled_mark(case), ", autotuned while tests ran"
+    beside = (COMPILE_FOLDER / "disturbed").exists() or (path.exists() and disturbed in path.read_text())
+    path.write_text(f"{seconds:.0f} s ahead{disturbed * beside}\n")
 
 
 def strict_fp32() -> None:
@@ -245,7 +268,8 @@ def detector(engine: Any, detection: Detection) -> Side:
     def read() -> list[np.ndarray]:
         return [detections[0, : int(counts[0])].cpu().numpy()]
 
-    return Side(run, read, f"{PICTURE[1]}x{PICTURE[0]} uint8, conf {settings['conf']:.3f}")
+    about = f"{PICTURE[1]}x{PICTURE[0]} uint8, conf {settings['conf']:.3f}"
+    return Side(run, read, about, lambda: notes_of(engine, *settings["frame"], 1))
 
 
 # --- references on the CPU ---

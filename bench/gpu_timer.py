@@ -28,6 +28,9 @@ class Clock(Protocol):
     def measure_apart(self, function: Callable[[], object], calls: int) -> list[float]:
         """Milliseconds of each of so many calls, before each of which the caches are emptied."""
 
+    def works(self) -> bool:
+        """Whether the device still computes for this process."""
+
 
 class CudaClock:
     """Events on torch's current stream."""
@@ -60,21 +63,36 @@ class CudaClock:
             found.append(begin.elapsed_time(end))
         return found
 
+    def works(self) -> bool:
+        try:
+            return float(self._torch.ones(1, device="cuda").add_(1).item()) == 2.0
+        except Exception:
+            return False
+
     def _events(self) -> tuple[Any, Any]:
         return tuple(self._torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[return-value]
 
 
 def compare(
-    sides: Mapping[str, Callable[[], object]], clock: Clock, *, rounds: int = 9, seconds: float = 0.03
+    sides: Mapping[str, Callable[[], object]],
+    clock: Clock,
+    *,
+    rounds: int = 9,
+    seconds: float = 0.03,
+    before: Callable[[str], object] = str,
 ) -> dict[str, dict[str, float]]:
     """Times functions against each other, as `timing.compare` does on the CPU.
 
     Each round runs every side for about `seconds`, every other round in the reverse order, so that a change of clocks
     hits all sides alike. Returns per side milliseconds of a call: median over the rounds, lowest and highest, and
     `calls` of a round.
+
+    Args:
+        before: called with a side's name before it runs, and not timed.
     """
     calls = {}
     for name, function in sides.items():
+        before(name)
         clock.measure(function, WARM_UP)  # plans, graphs, compiled code
         single = clock.measure(function, LEAST_CALLS)
         calls[name] = calls_for(single, seconds)
@@ -82,6 +100,7 @@ def compare(
     for number in range(rounds):
         order = list(sides) if number % 2 == 0 else list(reversed(sides))
         for name in order:
+            before(name)
             times[name].append(clock.measure(sides[name], calls[name]))
     return {name: spread(values) | {"calls": calls[name]} for name, values in times.items()}
 
@@ -170,13 +189,11 @@ def parse_query(text: str, fields: tuple[str, ...]) -> dict[str, str]:
 def clocks_while_busy(
     function: Callable[[], object], clock: Clock, single_ms: float, seconds: float = 1.5
 ) -> dict[str, str]:
-    """Clocks while the GPU works: read when part of the work has been queued."""
-    calls = calls_for(single_ms, seconds)
-    clock.measure(function, calls)  # clocks rise slowly
+    """Clocks while the GPU works. It does so until they have been read, however long that takes."""
+    clock.measure(function, calls_for(single_ms, seconds))  # clocks rise slowly
     found: dict[str, str] = {}
-    for number in range(calls):
-        function()
-        if number == calls // 2:
-            found = query(CLOCKS)
-    clock.measure(function, 1)
+    reader = threading.Thread(target=lambda: found.update(query(CLOCKS)))
+    reader.start()
+    while reader.is_alive():
+        clock.measure(function, calls_for(single_ms, 0.1))
     return found

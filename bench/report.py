@@ -120,7 +120,9 @@ def aims(rows: dict[str, Any], ratios: list[dict[str, Any]]) -> list[str]:
         what = line["what"] if line["peer"] in line["what"] else f"{line['what']}, {line['peer']}"
         hoped = f", hoped for {line['hoped']:.2f}" if "hoped" in line else ""
         aim = f"at {'least' if line['at_least'] else 'most'} {line['aim']:.2f}{hoped}"
-        body.append((f"{rows[line['case']]['case']}: {what}", f"{line['ratio']:.3f}", aim, verdict(line["met"])))
+        value = "" if line["ratio"] is None else f"{line['ratio']:.3f}"
+        said = verdict(line["met"]) + (f", without {line['without']}" if "without" in line else "")
+        body.append((f"{rows.get(line['case'], line)['case']}: {what}", value, aim, said))
     if not body:
         return []
     met = sum(line["met"] is True for line in ratios)
@@ -264,8 +266,8 @@ def peaks(result: Result) -> str:
     return f", peak GFLOP/s {' and '.join(shown)}" if shown else ""
 
 
-def verdict(met: bool) -> str:
-    return "met" if met else "**not met**"
+def verdict(met: bool | None) -> str:
+    return {None: "not measured", True: "met", False: "**not met**"}[met]
 
 
 def predict(saved: dict[str, Result]) -> list[str]:
@@ -450,7 +452,7 @@ def gpu(saved: dict[str, Result]) -> list[str]:
     best = {
         line["case"]: 1 / line["ratio"] if line["at_least"] else line["ratio"]
         for line in result["ratios"]
-        if line["what"].endswith("over the best peer")
+        if line["what"].endswith("over the best peer") and line["ratio"]
     }
     body = []
     for key, row in rows.items():
@@ -482,6 +484,7 @@ def gpu(saved: dict[str, Result]) -> list[str]:
             for side, coco in result["accuracy"].items()
         ]
         lines += ["", *table(("bccd_s.pth", "mAP50-95", "mAP50", "mAP75"), body)]
+    lines += gpu_experiments(result.get("experiments", {}))
     gone = {
         f"{row['case']}, {side}: {reason}" for row in rows.values() for side, reason in row.get("missing", {}).items()
     }
@@ -498,11 +501,39 @@ def gpu(saved: dict[str, Result]) -> list[str]:
     return [
         *lines,
         "",
+        *gpu_engines(rows),
         f"{result['device']}, driver {result['gpu'].get('driver_version', 'unknown')}, torch "
         f"{result['versions']['torch']}, CUDA {result['versions']['cuda']}, commit {result['machine']['commit']}; "
         f"median of {result['rounds']} rounds.",
         f"Measured ceilings: {ceilings}. While it ran: {clocks}. Caches: {result['caches']}.",
     ]
+
+
+def gpu_experiments(found: dict[str, Any]) -> list[str]:
+    """What graphs and overlapping launches give, and what they change."""
+    body = [
+        (f"S at 640, batch 1: {name}", *(f"{value['median_ms']:.3f}" for value in one["times"].values()))
+        for name, one in found.items()
+        if "times" in one
+    ]
+    lines = ["", *table(("experiment", "as it is", "so"), body)] if body else []
+    if "replays" in found:
+        one = found["replays"]
+        differ = one["wrong"] or "all have the bits of the network run step by step"
+        lines += ["", f"{one['replays']:,} replays, with and without overlapping launches: {differ}."]
+    return lines
+
+
+def gpu_engines(rows: dict[str, Any]) -> list[str]:
+    """Engines that ran without a graph, or whose launches do not overlap; nothing if there are none."""
+    found = []
+    for row in rows.values():
+        for side, notes in row.get("engine", {}).items():
+            lacks = ["a graph"] * (not notes["graphs"]) + ["overlapping launches"] * (not notes["overlap"])
+            if lacks:
+                reason = f" ({notes['capture_failure']})" if notes["capture_failure"] else ""
+                found.append(f"{row['case']}, {side}: {' and '.join(lacks)}{reason}")
+    return [f"Without: {'; '.join(found)}.", ""] if found else []
 
 
 def on(machine: dict[str, Any]) -> str:

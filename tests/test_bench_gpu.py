@@ -59,6 +59,9 @@ class ScriptedClock:
         function()
         return [self.script[self.current][-1] * 2] * calls
 
+    def works(self) -> bool:
+        return True
+
 
 # --- timing ---
 
@@ -154,7 +157,7 @@ def test_ratios_of_one_picture(bench: Callable[[str], ModuleType]) -> None:
         (aims.OVER_NETWORK, aims.FP16, 1.125, 1.1, False),
     ]
     assert [aims.reached(line) for line in found[2:]] == ["aim at most 0.75: reached", "aim at most 1.10: NOT REACHED"]
-    limits = {key: aims.ratios(aims.CASES[key], row(times={aims.FP16: 0.8}), {})[0] for key in ("m_640_1", "l_640_1")}
+    limits = {key: aims.ratios(aims.CASES[key], row(times={aims.FP16: 0.8}), {})[1] for key in ("m_640_1", "l_640_1")}
     assert [(line["aim"], line["met"]) for line in limits.values()] == [(0.75, False), (1.0, True)]
 
 
@@ -174,13 +177,34 @@ def test_wrong_results_reach_nothing(bench: Callable[[str], ModuleType]) -> None
     assert [(line["what"], line["peer"], line["met"]) for line in found] == [
         (aims.OVER_PEER, aims.GRAPH, False),
         (aims.MILLISECONDS, "", False),
-        (aims.OVER_FP16, aims.FP16, True),
+        (aims.OVER_FP16, aims.FP16, False),
+        (aims.OVER_NETWORK, aims.FP16, None),
     ]
 
 
 @pytest.mark.parametrize("times", [{}, {"yolonas int8": 1.0}, {"torch fp16, eager": 1.0}])
-def test_no_ratio_without_both(bench: Callable[[str], ModuleType], times: dict[str, float]) -> None:
-    assert bench("gpu_aims").ratios(bench("gpu_aims").GpuCase("s"), row(times=times), {}) == []
+def test_aims_that_are_not_measured_are_named(bench: Callable[[str], ModuleType], times: dict[str, float]) -> None:
+    aims = bench("gpu_aims")
+    found = aims.ratios(aims.GpuCase("s"), row(times=times), {})
+    assert [line["what"] for line in found] == [aims.OVER_PEER, aims.MILLISECONDS, aims.OVER_FP16, aims.OVER_NETWORK]
+    assert {(line["ratio"], line["met"], aims.reached(line).rpartition(": ")[2]) for line in found} == {
+        (None, None, "NOT MEASURED")
+    }
+    assert [line["what"] for line in aims.ratios(aims.CASES["m_640_32"], {}, {})] == [aims.RATE, aims.SHARE]
+    assert aims.ratios(aims.CASES["s_640_32"], {}, {}) == []
+
+
+def test_an_aim_without_torch_compile_says_so(bench: Callable[[str], ModuleType]) -> None:
+    aims = bench("gpu_aims")
+    times = {aims.FP16: 0.4, aims.GRAPH: 1.0, aims.COMPILED: 0.9}
+    lines = [
+        aims.ratios(aims.GpuCase("s"), row(times=times, wrong=wrong), {})[0]
+        for wrong in ({}, {aims.COMPILED: "differs"})
+    ]
+    assert [aims.reached(line) for line in lines] == [
+        "aim at most 0.50: reached",
+        f"aim at most 0.50: reached (without {aims.COMPILED})",
+    ]
 
 
 def step(**values: Any) -> dict[str, Any]:
@@ -240,18 +264,21 @@ def test_matched_boxes(bench: Callable[[str], ModuleType]) -> None:
 
 
 def test_a_case_goes_on_without_a_side(bench: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
-    gpu, aims, sides = bench("gpu"), bench("gpu_aims"), bench("gpu_sides")
+    gpu, aims, sides, one = bench("gpu"), bench("gpu_aims"), bench("gpu_sides"), bench("gpu_case")
     clock = ScriptedClock({aims.FP16: [0.5], aims.GRAPH: [1.0], aims.INT8: [0.25]})
 
     def side(name: str) -> Callable[[], Any]:
-        return lambda: sides.Side(lambda number: clock.side(name)(), lambda: [np.ones(3)], "as it is")
+        notes = {"graphs": 0, "overlap": False, "capture_failure": "not permitted"} if name == aims.FP16 else None
+        return lambda: sides.Side(
+            lambda number: clock.side(name)(), lambda: [np.ones(3)], "as it is", (lambda: notes) if notes else None
+        )
 
     def broken() -> Any:
         raise RuntimeError("CUDA error: out of memory\nmore")
 
     makers = {aims.FP16: side(aims.FP16), aims.INT8: side(aims.INT8), aims.EAGER: broken, aims.GRAPH: side(aims.GRAPH)}
     case = aims.GpuCase("s")
-    found = gpu.run_case(
+    found = one.run_case(
         case,
         makers,
         lambda name, outputs: ("too far off" if name == aims.INT8 else "", {"difference": 0.001}),
@@ -265,23 +292,128 @@ def test_a_case_goes_on_without_a_side(bench: Callable[[str], ModuleType], capsy
     assert list(found["times"]) == [aims.FP16, aims.INT8, aims.GRAPH]
     assert found["apart_ms"] == {aims.FP16: 1.0}
     found["gflop"] = 31.8
-    gpu.print_case(case.key, found, {"fp16_tflops": 636.0})
+    one.print_case(case.key, found, {"fp16_tflops": 636.0})
     text = capsys.readouterr().out
     assert re.search(r"yolonas fp16 +0\.500 ms \(0\.500 to 0\.500, apart 1\.000\) +63\.6 TFLOP/s \( 10% of", text)
     assert "yolonas int8           WRONG: too far off" in text
+    assert "yolonas fp16           0 graphs; a capture failed: not permitted" in text
     assert "torch fp16, eager      not timed: RuntimeError: CUDA error: out of memory" in text
-    gpu.print_ratios(aims.ratios(case, found, {}))
-    assert "s_640_1   time over the best peer, torch fp16, CUDA graph: 0.500   aim at most 0.50: reached" in (
-        capsys.readouterr().out
-    )
+    one.print_ratios(aims.ratios(case, found, {}))
+    text = capsys.readouterr().out
+    assert "s_640_1   time over the best peer, torch fp16, CUDA graph: 0.500   aim at most 0.50: reached" in text
+    assert "s_640_1   1080p to boxes over the network, yolonas fp16:   aim at most 1.10: NOT MEASURED" in text
     result = {"failed": {"accuracy": "ValueError: x"}, "rows": {case.key: found}}
-    assert gpu.failures(result) == ["accuracy: ValueError: x", "s_640_1, yolonas int8: too far off"]
+    result |= {"lost": {"m_640_1": {"yolonas fp16": "hung"}}, "experiments": {"replays": {"wrong": "1 of 9 differ"}}}
+    result["tuning"] = {"s_640_1": {"difference": 1e-3}, "m_640_1": {"difference": 0.5}}
+    assert gpu.failures(result) == [
+        "accuracy: ValueError: x",
+        "tuning of m_640_1: outputs differ by 5.0e-01",
+        "replays: 1 of 9 differ",
+        "m_640_1, yolonas fp16: hung",
+        "s_640_1, yolonas int8: too far off",
+    ]
+
+
+class ReplayingSide:
+    """The first run of an engine is step by step, the second makes a graph, later ones replay it."""
+
+    def __init__(self, fault: str):
+        self.fault, self.runs, self.output = fault, 0, np.zeros(3)
+
+    def run(self, number: int) -> None:
+        self.runs += 1
+        right = np.full(3, 1.0 + number)
+        if self.runs > 1 and self.fault == "graph writes nothing":
+            return
+        if self.runs > 1 and self.fault == "graph is wrong":
+            right = right * 99
+        if self.runs > 2 and self.fault == "graph keeps its input":
+            right = self.output
+        if self.runs > 8 and self.fault == "later runs are wrong":
+            right = right + 1
+        self.output = right.copy()
+
+
+@pytest.mark.parametrize(
+    "fault", ["graph writes nothing", "graph is wrong", "graph keeps its input", "later runs are wrong", ""]
+)
+def test_what_is_judged_is_what_is_timed(bench: Callable[[str], ModuleType], fault: str) -> None:
+    one, aims, sides = bench("gpu_case"), bench("gpu_aims"), bench("gpu_sides")
+    side = ReplayingSide(fault)
+
+    def judge(name: str, outputs: list[np.ndarray]) -> tuple[str, dict[str, float]]:
+        return "" if (outputs[0] == 1.0).all() else "differs", {}
+
+    found = one.run_case(
+        aims.GpuCase("s"),
+        {aims.FP16: lambda: sides.Side(side.run, lambda: [side.output], "")},
+        judge,
+        HostClock(),
+        inputs={aims.FP16: 2},
+        rounds=3,
+    )
+    expected = {"": {}, "later runs are wrong": {aims.FP16: "after the timing: differs"}}
+    assert found["wrong"] == expected.get(fault, {aims.FP16: "differs"})
+
+
+@pytest.mark.parametrize("where", ["made", "timed", "judged again"])
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_side_that_fails(bench: Callable[[str], ModuleType], where: str, dead: bool) -> None:
+    """The device may do nothing any more after that."""
+    one, aims, sides, process = (bench(name) for name in ("gpu_case", "gpu_aims", "gpu_sides", "gpu_process"))
+    runs = {aims.FP16: 0, aims.INT8: 0}
+    failed = []
+    at = {"made": 2, "timed": 7, "judged again": 11}[where]
+
+    def side(name: str) -> Any:
+        def run(number: int) -> None:
+            runs[name] += 1
+            if (failed and dead) or (name == aims.INT8 and runs[name] >= at):
+                failed.append(name)
+                raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+        return sides.Side(run, lambda: [np.ones(3)], "")
+
+    class Clock(HostClock):
+        def works(self) -> bool:
+            return not (failed and dead)
+
+    doing = process.Doing()
+    lost = {aims.DETECT: "hung"}
+
+    def go() -> Any:
+        return one.run_case(
+            aims.GpuCase("s"),
+            {name: lambda name=name: side(name) for name in (aims.INT8, aims.FP16, aims.DETECT)},
+            lambda name, outputs: ("", {}),
+            Clock(),
+            inputs=dict.fromkeys(runs, 2),
+            rounds=3,
+            lost=lost,
+            doing=doing,
+        )
+
+    text = "RuntimeError: CUDA error: an illegal memory access"
+    if dead and where != "judged again":
+        with pytest.raises(process.DeadError, match="an illegal memory access"):
+            go()
+        assert doing.name == aims.INT8
+        return
+    found = go()
+    assert aims.FP16 in found["times"]
+    if where == "judged again":
+        assert found["wrong"][aims.INT8] == f"after the timing: {text}"
+        assert (aims.FP16 in found["wrong"]) == dead
+    else:
+        assert found["missing"] == {**lost, aims.INT8: text}
+        assert list(found["times"]) == [aims.FP16]
 
 
 def test_verdicts_on_results(bench: Callable[[str], ModuleType]) -> None:
-    gpu, aims = bench("gpu"), bench("gpu_aims")
+    gpu, aims = bench("gpu_case"), bench("gpu_aims")
     right = [np.linspace(-4, 4, 99, dtype=np.float32)]
     near = [right[0] + np.float32(0.01)]
+    assert gpu.judge_heads(aims.FP16, [right[0] + np.float32(0.04)], right, None)[0].startswith("differs by 1.0e-02")
     assert gpu.judge_heads(aims.FP16, near, right, None)[0] == ""
     assert gpu.judge_heads(aims.FP32, near, right, None)[0].startswith("differs by 2.5e-03 of the largest value")
     wrong, noted = gpu.judge_heads(aims.INT8, near, right, near)
@@ -294,13 +426,20 @@ def test_verdicts_on_results(bench: Callable[[str], ModuleType]) -> None:
     assert gpu.judge_boxes(boxes[:0], boxes)[0] == "only 0% of the boxes are those of the CPU engine"
 
 
-def test_parts_fail_alone_and_are_saved(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_parts_fail_alone_and_are_saved(
+    bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu = bench("gpu")
     made = object.__new__(gpu.Bench)
-    made.torch = SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: None))
+
+    def empty_cache() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    made.torch = SimpleNamespace(cuda=SimpleNamespace(empty_cache=empty_cache))
+    made.doing, made.clock = bench("gpu_process").Doing(), HostClock()
     made.arguments = SimpleNamespace(output=tmp_path / "gpu.json")
     made.budget = bench("gpu_timer").Budget(10.0, lambda: 0.0)
-    made.result = {"failed": {}, "left_out": made.budget.left_out, "done": 0}
+    made.result = {"failed": {}, "left_out": {}, "lost": {"s_640_1": {"gone": "hung"}}, "done": 0}
 
     def fails() -> None:
         raise ValueError("no such thing")
@@ -308,14 +447,24 @@ def test_parts_fail_alone_and_are_saved(bench: Callable[[str], ModuleType], tmp_
     def works() -> None:
         made.result["done"] += 1
 
-    for name, seconds, function in (("bad", 1.0, fails), ("good", 1.0, works), ("long", 11.0, works)):
+    for name, seconds, function in (
+        ("bad", 1.0, fails),
+        ("good", 1.0, works),
+        ("long", 11.0, works),
+        ("gone", 1.0, works),
+    ):
         made.part(name, seconds, function)
     saved = json.loads((tmp_path / "gpu.json").read_text())
     assert saved == {
-        "failed": {"bad": "ValueError: no such thing"},
+        "failed": {"bad": "ValueError: no such thing", "gone": "hung"},
         "left_out": {"long": "needs about 11 s, 10 s were left"},
+        "lost": {"s_640_1": {"gone": "hung"}},
         "done": 1,
     }
+    monkeypatch.setattr(made.clock, "works", lambda: False)
+    with pytest.raises(bench("gpu_process").DeadError, match="no such thing"):
+        made.part("last", 1.0, fails)
+    assert "last" not in json.loads((tmp_path / "gpu.json").read_text())["failed"]  # whoever has started it notes that
 
 
 class HostEngine:
@@ -347,14 +496,14 @@ class HostClock:
     def measure_apart(self, function: Callable[[], object], calls: int) -> list[float]:
         return [2.0]
 
+    def works(self) -> bool:
+        return True
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_whole_case_on_the_cpu(
-    bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], batch: int
-) -> None:
-    """All but the device: sides, references, verdicts, the table of steps."""
-    gpu, aims, sides = bench("gpu"), bench("gpu_aims"), bench("gpu_sides")
+
+@pytest.fixture
+def host(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A benchmark whose device is the CPU."""
+    gpu, sides = bench("gpu"), bench("gpu_sides")
     for name in ("compile_environment", "strict_fp32"):
         monkeypatch.setattr(sides, name, lambda: None)
     monkeypatch.setattr(sides, "DEVICE", "cpu")
@@ -363,25 +512,179 @@ def test_a_whole_case_on_the_cpu(
     monkeypatch.setattr(sides, "captured", sides.eager)
     monkeypatch.setattr(sides, "MOST_INPUTS", 2)
     monkeypatch.setattr(sides, "native_engine", lambda graph, *, half: HostEngine(graph))
-    options = SimpleNamespace(rounds=1, seconds=900.0, output=None, cases=[])
-    made = gpu.Bench(options)
+    names = ("rows", "steps", "tuning", "accuracy", "experiments", "failed", "left_out", "lost")
+    result = {"ceilings": {"fp16_tflops": 700.0, "int8_tops": 1400.0, "copy_gbs": 4000.0}}
+    result |= {"ratios": [], "clocks": {}}
+    options = SimpleNamespace(rounds=1, seconds=900.0, output=None)
+    made = gpu.Bench(options, result | {name: {} for name in names})
     made.clock = HostClock()
-    made.result["ceilings"] = {"fp16_tflops": 700.0, "int8_tops": 1400.0, "copy_gbs": 4000.0}
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_whole_case_on_the_cpu(
+    bench: Callable[[str], ModuleType], host: Any, capsys: pytest.CaptureFixture[str], batch: int
+) -> None:
+    """All but the device: sides, references, verdicts, the table of steps."""
+    gpu, aims = bench("gpu"), bench("gpu_aims")
     case = aims.GpuCase("s", batch, 64)
-    made.case(case)
-    made.steps(case)
-    row = made.result["rows"][case.key]
+    host.case(case)
+    host.steps(case)
+    row = host.result["rows"][case.key]
     single = {aims.DETECT, aims.FP32, aims.GRAPH_FP32} if batch == 1 else set()
     assert set(row["times"]) == {aims.FP16, aims.INT8, aims.EAGER, aims.GRAPH, *single}
     assert row["wrong"] == {}
     assert set(row["missing"]) == ({aims.COMPILED} if batch == 1 else set())
     assert row["found"][aims.INT8]["equal_to_cpu"] == 1.0
+    assert row["engine"][aims.FP16] == {"graphs": 0, "overlap": False, "capture_failure": ""}
+    assert set(row["engine"]) == {aims.FP16, aims.INT8, *(single - {aims.GRAPH_FP32})}
     assert row["gflop"] == pytest.approx(31.8 * batch / 100, rel=0.02)
-    assert len(made.result["steps"]) == 2
+    assert len(host.result["steps"]) == 2
     assert "steps, one after another" in capsys.readouterr().out
-    assert len(made.result["ratios"]) == (4 if batch == 1 else 3)
-    assert gpu.failures(made.result) == []
-    json.dumps(made.result, allow_nan=False)
+    assert len(host.result["ratios"]) == (4 if batch == 1 else 3)
+    assert gpu.failures(host.result) == []
+    json.dumps(host.result, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_experiments_on_the_cpu(
+    bench: Callable[[str], ModuleType],
+    host: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpu, aims, experiments = bench("gpu"), bench("gpu_aims"), bench("gpu_experiments")
+    monkeypatch.setattr(experiments, "CASE", aims.GpuCase("s", 1, 64))
+    monkeypatch.setattr(experiments, "REPLAYS", 3)
+    wanted = []
+    for name in (experiments.GRAPH, experiments.OVERLAP):
+        monkeypatch.delenv(name, raising=False)
+
+    def engine(graph: Any, *, half: bool) -> HostEngine:
+        wanted.append("".join(os.environ.get(name, "1") for name in (experiments.GRAPH, experiments.OVERLAP)))
+        return HostEngine(graph)
+
+    monkeypatch.setattr(bench("gpu_sides"), "native_engine", engine)
+    for name in experiments.EXPERIMENTS:
+        host.run(name)
+    assert wanted == ["11", "10", "11", "01", "11", "10", "00"]
+    assert experiments.GRAPH not in os.environ
+    found = host.result["experiments"]
+    assert list(found) == [f"{experiments.OVERLAP}=0", f"{experiments.GRAPH}=0", "replays"]
+    assert list(found[f"{experiments.GRAPH}=0"]["times"]) == ["as it is", f"{experiments.GRAPH}=0"]
+    assert found["replays"]["differ"] == {"graph": 0, "graph, no overlap": 0}
+    assert gpu.failures(host.result) == []
+    assert "3 replays: all have the bits of steps one by one" in capsys.readouterr().out
+
+    class Unsteady(HostEngine):
+        runs = 0
+
+        def run(self, x: Any, cls: list[Any], reg: list[Any], *, stream: int) -> None:
+            super().run(x, cls, reg, stream=stream)
+            self.runs += 1
+            if self.runs == 3:
+                reg[1][0, 0, 0, 0] += 1
+
+    monkeypatch.setattr(bench("gpu_sides"), "native_engine", lambda graph, *, half: Unsteady(graph))
+    host.run("experiment: replays")
+    assert gpu.failures(host.result) == ["replays: 1 of 3 runs differ, graph, 1 of 3 runs differ, graph, no overlap"]
+    json.dumps(host.result, allow_nan=False)
+
+
+# --- a process for each part ---
+
+
+def test_a_process_is_watched(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    process = bench("gpu_process")
+    doing = tmp_path / "doing"
+    begin = f"import os, pathlib, sys, time; sys.path.insert(0, {str(ROOT / 'bench')!r}); import gpu_process; "
+    begin += f"doing = gpu_process.Doing(pathlib.Path({str(doing)!r})); doing('a'); doing('b'); "
+
+    def watch(code: str, seconds: float = 60.0, stalled: float = 60.0) -> Any:
+        found = process.watch([sys.executable, "-c", begin + code], doing, seconds, stalled)
+        return (*found, *process.last_done(doing))
+
+    assert watch("") == (0, "", "b", "")
+    assert watch("doing.failed('why'); os._exit(4)") == (4, "the process ended with 4", "b", "why")
+    assert watch("time.sleep(60)", stalled=2.0) == (process.HUNG, "hung: nothing came for 2 s", "b", "")
+    keeps_on = "[(doing(str(n)), time.sleep(0.2)) for n in range(300)]"
+    code, why, *_ = watch(keeps_on, seconds=3.0, stalled=2.5)
+    assert (code, why) == (process.LATE, "no time was left after 3 s")
+    if os.name != "nt":
+        code, why, name, _ = watch("os.abort()")
+        assert (code, why, name) == (-signal.SIGABRT, "the process was ended by SIGABRT", "b")
+    doing.unlink()
+    assert process.last_done(doing) == ("", "")
+
+
+def test_parts_run_in_processes(
+    bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One side crashes, another hangs, a part has no time left: the rest is there."""
+    gpu, aims, process = bench("gpu"), bench("gpu_aims"), bench("gpu_process")
+    monkeypatch.setattr(gpu, "no_accuracy", lambda: "no pictures")
+    monkeypatch.setattr(gpu, "query", lambda fields=(): {})
+    file = tmp_path / "gpu.json"
+    seen = []
+    script = {
+        "s_640_1": [(process.DEAD, "ended with 4", f"{aims.INT8}\nCUDA error"), (process.HUNG, "hung", aims.DETECT), 0],
+        "m_640_1": [(process.DEAD, "ended with 4", "m_640_1\nCUDA error")],
+        "l_640_1": [(-11, "ended by SIGSEGV", aims.FP16), (-11, "ended by SIGSEGV", aims.FP16)],
+        "tuning of s_640_1": [(process.LATE, "no time was left after 9 s", "tuning of s_640_1")],
+    }
+
+    def watch(command: list[str], doing: Path, seconds: float) -> tuple[int, str]:
+        options = dict(zip(command[2::2], command[3::2], strict=True))
+        part = options["--part"]
+        seen.append(part)
+        assert options["--output"] == str(file)
+        end = script[part].pop(0) if part in script else 0
+        if end:
+            doing.write_text(end[2])
+            return end[:2]
+        result = process.read(file)
+        if part in aims.CASES:
+            lost = result["lost"].get(part, {})
+            result["rows"][part] = {"case": part, "times": {}, "wrong": {}, "missing": lost}
+        process.write(file, result)
+        return 0, ""
+
+    monkeypatch.setattr(process, "watch", watch)
+    options = SimpleNamespace(rounds=9, output=file, cases=list(aims.CASES), experiments=True)
+    result = gpu.all_parts(options, tmp_path, bench("gpu_timer").Budget(900.0, lambda: 0.0))
+    cases = ["s_640_1"] * 3 + ["m_640_1"] + ["l_640_1"] * 2 + ["m_640_32", "s_640_32"]
+    tunings = [f"tuning of {key}" for key in ("s_640_1", "m_640_1", "l_640_1")]
+    assert seen == [*cases, *tunings, *gpu.EXPERIMENTS]
+    assert result == process.read(file)
+    assert result["rows"]["s_640_1"]["missing"] == {aims.INT8: "ended with 4; CUDA error", aims.DETECT: "hung"}
+    assert result["failed"] == {"m_640_1": "ended with 4; CUDA error", f"l_640_1, {aims.FP16}": "ended by SIGSEGV"}
+    assert result["left_out"] == {
+        "accuracy": "no pictures",
+        "tuning of s_640_1": "no time was left after 9 s",
+    }
+    assert {line["case"] for line in result["ratios"] if line["ratio"] is None} == {"m_640_1", "l_640_1"}
+    assert gpu.failures(result) == [
+        "m_640_1: ended with 4; CUDA error",
+        f"l_640_1, {aims.FP16}: ended by SIGSEGV",
+        f"l_640_1, {aims.FP16}: ended by SIGSEGV",
+        f"s_640_1, {aims.INT8}: ended with 4; CUDA error",
+        f"s_640_1, {aims.DETECT}: hung",
+    ]
+
+
+def test_clocks_are_read_while_it_works(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = bench("gpu_timer")
+    runs: list[int] = []
+
+    def query(fields: tuple[str, ...]) -> dict[str, str]:
+        begin = len(runs)
+        while len(runs) < begin + 3:  # a slow nvidia-smi
+            pass
+        return {"clocks.sm": "1980 MHz"}
+
+    monkeypatch.setattr(timer, "query", query)
+    assert timer.clocks_while_busy(lambda: runs.append(1), HostClock(), 1.0) == {"clocks.sm": "1980 MHz"}
 
 
 def test_threshold_for_a_number_of_boxes(bench: Callable[[str], ModuleType]) -> None:
@@ -724,6 +1027,8 @@ def test_table_of_the_report(bench: Callable[[str], ModuleType]) -> None:
     }
     data = {"case": "S at 640, batch 1", "gflop": 31.8, "times": times, "missing": {aims.EAGER: "not there"}}
     data |= {"wrong": {aims.INT8: "not the bits"}, "apart_ms": {aims.FP16: 0.5}}
+    notes = {"graphs": 1, "overlap": False, "capture_failure": "not permitted"}
+    data["engine"] = {aims.FP16: notes, aims.INT8: {"graphs": 1, "overlap": True, "capture_failure": ""}}
     result = {
         "device": "NVIDIA H200, sm_90, 132 SMs",
         "gpu": {"driver_version": "580.1"},
@@ -734,14 +1039,23 @@ def test_table_of_the_report(bench: Callable[[str], ModuleType]) -> None:
         "clocks": {"busy": {"clocks.sm": "1980 MHz"}},
         "ceilings": {"fp16_tflops": 700.0, "copy_gbs": 4300.0},
         "rows": {"s_640_1": data},
-        "ratios": aims.ratios(aims.GpuCase("s"), data, {}),
+        "ratios": aims.ratios(aims.GpuCase("s"), data, {}) + aims.ratios(aims.GpuCase("m"), {}, {}),
+        "experiments": {
+            "YOLONAS_CUDA_GRAPH=0": {"times": {"as it is": times[aims.FP16], "so": times[aims.GRAPH]}},
+            "replays": {"replays": 1000, "wrong": "", "differ": {}},
+        },
         "tuning": {"s_640_1": {"times": {"as it is": times[aims.FP16], "tuned": times[aims.INT8]}, "changed_steps": 7}},
         "accuracy": {"CPU fp32": {"AP": 0.5274, "AP50": 0.84, "AP75": 0.58}},
     }
     text = "\n".join(report.gpu({"gpu": result}))
     assert "| S at 640, batch 1 | 0.400 | 1.000 | 0.300 (wrong) | 0.40 |" in text
-    assert "| S at 640, batch 1: time over the best peer, torch fp16, CUDA graph | 0.400 | at most 0.50 | met |" in text
-    assert "Aims met: 2 of 3." in text
+    assert "| S at 640, batch 1: time over the best peer, torch fp16, CUDA graph | 0.400 | at most 0.50 | met" in text
+    assert f"| met, without {aims.COMPILED} |" in text
+    assert "| m_640_1: milliseconds |  | at most 0.75 | not measured |" in text
+    assert "Aims met: 2 of 6." in text
+    assert "| S at 640, batch 1: YOLONAS_CUDA_GRAPH=0 | 0.400 | 1.000 |" in text
+    assert "1,000 replays, with and without overlapping launches: all have the bits of" in text
+    assert "Without: S at 640, batch 1, yolonas fp16: overlapping launches (not permitted)." in text
     assert "| S at 640, batch 1 | 0.400 | 0.300 | 7 |" in text
     assert "| CPU fp32 | 0.5274 | 0.8400 | 0.5800 |" in text
     assert "NVIDIA H200, sm_90, 132 SMs, driver 580.1" in text
