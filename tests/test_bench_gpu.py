@@ -940,6 +940,14 @@ def test_the_script_goes_on_after_a_failure(script: Callable[..., Any], tmp_path
     assert re.search(r"^build +FAILED", done.stdout, re.MULTILINE)
 
 
+def made_module(folder: Path) -> Path:
+    """What a build leaves, as far as the script looks at it."""
+    module = folder / "work" / "site" / "yolonas" / "_cuda.abi.so"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    return module
+
+
 PYTHON = """
 echo "$@" >> "$SEEN"
 case "$*" in
@@ -955,11 +963,9 @@ def test_the_script_with_a_gpu(script: Callable[..., Any], tmp_path: Path, monke
     """Every step ends well; programs are made up."""
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
-    module = tmp_path / "work" / "site" / "yolonas" / "_cuda.abi.so"
-    module.parent.mkdir(parents=True)
-    module.touch()
+    made_module(tmp_path)
     done = script(
-        "sass check tests memcheck racecheck synccheck benchmark",
+        "sass check tests memcheck synccheck racecheck benchmark",
         nvidia_smi="echo 9.0",
         python=PYTHON,
         compute_sanitizer='shift 6; "$@"',  # --tool T --error-exitcode N --print-limit N
@@ -967,8 +973,11 @@ def test_the_script_with_a_gpu(script: Callable[..., Any], tmp_path: Path, monke
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {one["step"]: one for one in json.loads((tmp_path / "out" / "steps.json").read_text())}
     assert {one["result"] for one in steps.values()} == {"ok"}
-    assert list(steps) == ["sass", "check", "tests", "memcheck", "racecheck", "synccheck", "benchmark"]
-    assert steps["tests"]["about"] == "5 passed, 1 skipped in 0.1s"
+    assert list(steps) == ["sass", "check", "tests", "memcheck", "synccheck", "racecheck", "benchmark"]
+    files = sum(bool(re.search(r"mark\.cuda", path.read_text())) for path in (ROOT / "tests").rglob("test_*.py"))
+    about = steps["tests"]["about"]
+    assert about.endswith(f"; files that failed: 0 of {files}")
+    assert {f"{5 * files} passed", f"{files} skipped"} == set(about.partition(";")[0].split(", "))
     assert "yolonas fp16 0.400 ms" in done.stdout
     seen = (tmp_path / "seen").read_text().splitlines()
     assert sum("gpu_check.py" in line for line in seen) == 4
@@ -976,27 +985,46 @@ def test_the_script_with_a_gpu(script: Callable[..., Any], tmp_path: Path, monke
     assert len(list((tmp_path / "out").iterdir())) <= 8
 
 
+def test_the_script_names_the_files_whose_tests_fail(
+    script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One crashes, one hangs; the others count."""
+    monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("YOLONAS_GPU_SECONDS", "12")
+    made_module(tmp_path)
+    text = """
+case "$*" in
+  *test_cuda_conv.py) echo "test_a FAILED"; kill -ABRT $$ ;;
+  *test_loss.py) echo "test_b"; exec sleep 100 ;;
+  *) echo "=== 2 passed in 0.1s ===" ;;
+esac
+"""
+    done = script("tests", nvidia_smi="echo 9.0", python=text)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"^tests +FAILED .*\d+ passed; files that failed: 2 of \d+$", done.stdout, re.MULTILINE)
+    log = (tmp_path / "out" / "tests.log").read_text()
+    assert "FAILED (134) native/test_cuda_conv.py: test_a FAILED" in log
+    assert "too long training/test_loss.py: test_b" in log
+    assert "ok native/test_cuda_ops.py:  2 passed in 0.1s" in log
+
+
 def test_the_script_does_not_take_skipped_tests_for_passed_ones(
     script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
-    module = tmp_path / "work" / "site" / "yolonas" / "_cuda.abi.so"
-    module.parent.mkdir(parents=True)
-    module.touch()
+    made_module(tmp_path)
     text = PYTHON.replace("5 passed, 1 skipped", "6 skipped")
     done = script("tests", nvidia_smi="echo 9.0", python=text)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "not one test ran: 6 skipped" in done.stdout
+    assert re.search(r"not one test ran: \d+ skipped", done.stdout)
 
 
 def test_the_script_without_cuobjdump(
     script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
-    module = tmp_path / "work" / "site" / "yolonas" / "_cuda.abi.so"
-    module.parent.mkdir(parents=True)
-    module.touch()
+    made_module(tmp_path)
     done = script("sass", nvidia_smi="exit 9", python='echo "sass: no cuobjdump here"; exit 3')
     assert done.returncode == 3, done.stdout + done.stderr
     assert re.search(r"^sass +not run +\d+ s +sass: no cuobjdump here", done.stdout, re.MULTILINE)
@@ -1013,6 +1041,72 @@ def test_the_script_ends_what_it_has_started(
     steps = {one["step"]: one["result"] for one in json.loads((tmp_path / "out" / "steps.json").read_text())}
     assert steps == {"build": "FAILED", "check": "not run", "benchmark": "not run"}
     assert "gpu_compile.py s m" in (tmp_path / "seen").read_text()
+
+
+def test_the_script_uses_nothing_of_an_earlier_build(
+    script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
+    module = made_module(tmp_path)
+    done = script("build check", nvidia_smi="echo 9.0", python=PYTHON, cmake="exit 4")
+    assert done.returncode == 1, done.stdout + done.stderr
+    steps = {one["step"]: one for one in json.loads((tmp_path / "out" / "steps.json").read_text())}
+    assert (steps["build"]["result"], steps["check"]["result"]) == ("FAILED", "not run")
+    assert not module.exists()
+
+
+@pytest.mark.parametrize("says", ["echo WARNING: infoROM; echo 9.0", "echo '[N/A]'", "exit 1", "echo '9.0 '"])
+def test_the_script_finds_a_gpu(
+    script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    """nvidia-smi warns, does not know or fails: torch is asked too."""
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PYTHONPATH", "/wheels")
+    made_module(tmp_path)
+    python = """
+case "$*" in *get_device_capability*) echo 10.3 ;; *sass.py*) echo "$PYTHONPATH $*" ;; *) echo "0 wrong" ;; esac
+"""
+    done = script("sass check", nvidia_smi=says, python=python)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (tmp_path / "out" / "sass.log").read_text()
+    assert f"\n{tmp_path / 'work' / 'site'}:/wheels " in log
+    assert log.endswith(f"--arch sm_{'90' if '9.0' in says else '103'}\n")
+
+
+def test_the_script_says_when_torch_compile_was_disturbed(
+    script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no time to wait for it before the checks, and it goes on beside them."""
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("YOLONAS_GPU_SECONDS", "280")
+    done = script(
+        "build check benchmark",
+        nvidia_smi="echo 9.0",
+        python=PYTHON.replace("sleep 300", "sleep 2"),
+        cmake='[[ $1 == --install ]] && mkdir -p "$4/yolonas" && touch "$4/yolonas/_cuda.abi.so"; true',
+        ninja="true",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "work" / "disturbed").exists()
+
+
+def test_marks_of_compiled_cases(
+    bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides, aims = bench("gpu_sides"), bench("gpu_aims")
+    monkeypatch.setattr(sides, "COMPILE_FOLDER", tmp_path / "new")
+    mark = sides.compiled_mark(aims.GpuCase("s"))
+    sides.write_mark(aims.GpuCase("s"), 61.3)
+    assert mark.read_text() == "61 s ahead\n"
+    (tmp_path / "new" / "disturbed").touch()
+    sides.write_mark(aims.GpuCase("s"), 61.3)
+    assert mark.read_text() == "61 s ahead, autotuned while tests ran\n"
+    (tmp_path / "new" / "disturbed").unlink()
+    sides.write_mark(aims.GpuCase("s"), 9.0)  # from the caches
+    assert mark.read_text() == "9 s ahead, autotuned while tests ran\n"
 
 
 # --- the report ---
