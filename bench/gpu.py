@@ -168,7 +168,9 @@ class Bench:
         key = f"{variant} int8" if integer else variant
         if key not in self.models:
             model = self.sides.folded(variant)
+            self.doing(self.doing.name)  # it takes seconds, and does not hang
             self.models[key] = self.sides.quantize_(model) if integer else model
+            self.doing(self.doing.name)
         return self.models[key]
 
     def engine(self, case: GpuCase, side: str) -> Any:
@@ -186,6 +188,7 @@ class Bench:
         some = sorted({0, case.batch - 1})  # of a batch, the first and last are compared
         cpu = NativeEngine.of_module(self.model(case.variant))
         single = sides.cpu_heads(cpu, inputs.host[some])
+        self.doing(self.doing.name)
         makers: dict[str, Callable[[], Side]] = {aims.FP16: lambda: sides.ours(self.engine(case, aims.FP16), inputs)}
         integer = None
         if case.variant != "l":
@@ -195,6 +198,7 @@ class Bench:
         detection: Detection | None = None
         counts = {}
         if is_first(case):
+            self.doing(self.doing.name)
             detection = sides.Detection(cpu)
             makers[aims.DETECT] = lambda: sides.detector(self.engine(case, aims.FP16), detection)
             counts[aims.DETECT] = sides.PICTURES
