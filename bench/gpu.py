@@ -44,6 +44,7 @@ ABOUT_L2 = (
 PACKAGES = ("torch", "triton", "nvidia-cudnn-cu13", "numpy")
 # About, for the time limit; the start of a process is among them.
 SECONDS = {"case": 30.0, "batch": 40.0, "accuracy": 50.0, "tuning": 35.0, "experiment": 20.0, "ceilings": 8, "steps": 8}
+TUNING_QUIET = 150.0  # tuning is a few calls, each of which may take a minute
 MOST_LOST = 4  # sides that a case is repeated without
 STEP_ROUNDS = 20
 COMPILE_SECONDS = 45.0
@@ -107,6 +108,7 @@ class Bench:
         import torch
 
         self.arguments, self.torch, self.sides, self.result = arguments, torch, gpu_sides, result
+        gpu_sides.KEPT = arguments.doing.parent if arguments.doing else None
         self.doing = doing or Doing()
         gpu_sides.compile_environment()
         gpu_sides.strict_fp32()
@@ -254,13 +256,18 @@ class Bench:
             return self.sides.compiled(module, xs, about)
 
     def steps(self, case: GpuCase) -> None:
+        lost = self.result["lost"].get(case.key, {})
         for side in (aims.FP16, aims.INT8) if case.variant != "l" else (aims.FP16,):
+            if side in lost:
+                continue
+            self.doing(f"steps of {side}")
             engine = self.engine(case, side)
             plan = engine.plan(case.size, case.size, case.batch)
             times = engine.time_steps(case.size, case.size, case.batch, STEP_ROUNDS)
             timed = [{**step, "ms": ms} for step, ms in zip(plan, times, strict=True)]
             rows = aims.floors(timed, self.result["ceilings"], case.batch)
             self.result["steps"][f"{case.key} {side}"] = rows
+            self.write()
             total, least = (sum(row[name] for row in rows) for name in ("ms", "floor_ms"))
             print(f"\n{case.name}, {side}: {len(rows)} steps, one after another {total:.3f} ms, floors {least:.3f} ms")
             for row in aims.slowest(rows):
@@ -387,7 +394,8 @@ def all_parts(arguments: argparse.Namespace, folder: Path, budget: Budget) -> di
             options = {"--part": part, "--doing": doing, "--output": arguments.output, "--rounds": arguments.rounds}
             words = [str(word) for pair in options.items() for word in pair]
             command = [sys.executable, str(Path(__file__).resolve()), *words, "--seconds", f"{budget.left:.1f}"]
-            code, why = gpu_process.watch(command, doing, budget.left)
+            quiet = TUNING_QUIET if part.startswith("tuning") else gpu_process.STALLED
+            code, why = gpu_process.watch(command, doing, budget.left, quiet)
             if code == 3:
                 return None
             result = gpu_process.read(arguments.output)

@@ -146,7 +146,7 @@ def print_case(key: str, row: Mapping[str, Any], ceilings: Mapping[str, float]) 
         )
     for side, notes in row["engine"].items():
         if notes["graphs"] == 0 or notes["capture_failure"]:
-            print(f"  {side:<{width}} {notes['graphs']} graphs; a capture failed: {notes['capture_failure'] or 'no'}")
+            print(f"  {side:<{width}} {notes['graphs']} graphs; failed capture: {notes['capture_failure'] or 'none'}")
     for side, reason in row["wrong"].items():
         print(f"  {side:<{width}} WRONG: {reason}")
     for side, reason in row["missing"].items():

@@ -5,23 +5,25 @@ All in one process, on torch's current stream. Every side gets its inputs in the
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gpu_aims import GpuCase
-from network_files import network
+from network_files import flat, network
 from timing import ROOT
 
 sys.path.append(str(ROOT / "tests"))  # the recipe
 DEVICE = "cuda"
 MOST_INPUTS, ROTATED_BYTES = 48, 160 << 20  # of float32 inputs; half of it is more than the L2 cache has
 LEVELS = (8, 16, 32)
+KEPT: Path | None = None  # a folder for folded networks, each of which takes seconds; processes of one run share it
 # Of torch.compile's caches, and of what gpu_compile.py has done.
 COMPILE_FOLDER = Path(os.environ.get("YOLONAS_GPU_WORK") or ROOT / "build" / "gpu")
 
@@ -122,7 +124,7 @@ def ours(engine: Any, inputs: Inputs) -> Side:
 
 
 def torch_module(variant: str, *, half: bool) -> torch.nn.Module:
-    module = network(variant).to(DEVICE).to(memory_format=torch.channels_last)
+    module = flat(folded(variant)).to(DEVICE).to(memory_format=torch.channels_last)
     return module.half() if half else module
 
 
@@ -295,5 +297,18 @@ def quantize_(model: Any, size: int = 640, pictures: int = 4) -> Any:
 
 
 def folded(variant: str) -> Any:
-    """The folded network with the recipe's weights, the same as the peers'."""
-    return network(variant).model
+    """A folded network with the recipe's weights, the same as the peers'."""
+    return copy.deepcopy(_folded(variant))
+
+
+@cache
+def _folded(variant: str) -> Any:
+    path = KEPT / f"{variant}.pt" if KEPT else None
+    if path and path.exists():
+        return torch.load(path, weights_only=False)
+    model = network(variant).model
+    if path:
+        part = path.with_suffix(".part")
+        torch.save(model, part)
+        part.replace(path)
+    return model
