@@ -9,7 +9,7 @@ from typing import Any
 from network_run import compared
 
 FP16, FP32, INT8 = "yolonas fp16", "yolonas fp32", "yolonas int8"
-DETECT, TUNED = "yolonas fp16, 1080p to boxes", "yolonas fp16, tuned"
+DETECT = "yolonas fp16, 1080p to boxes"
 EAGER, GRAPH, COMPILED = "torch fp16, eager", "torch fp16, CUDA graph", "torch.compile fp16, max-autotune"
 GRAPH_FP32 = "torch fp32, CUDA graph"
 PEERS = (EAGER, GRAPH, COMPILED)  # of our fp16

@@ -607,10 +607,10 @@ def test_a_process_is_watched(bench: Callable[[str], ModuleType], tmp_path: Path
 
     assert watch("") == (0, "", "b", "")
     assert watch("doing.failed('why'); os._exit(4)") == (4, "the process ended with 4", "b", "why")
-    assert watch("time.sleep(60)", stalled=2.0) == (process.HUNG, "hung: nothing came for 2 s", "b", "")
+    assert watch("time.sleep(60)", stalled=4.0) == (process.HUNG, "hung: nothing came for 4 s", "b", "")
     keeps_on = "[(doing(str(n)), time.sleep(0.2)) for n in range(300)]"
-    code, why, *_ = watch(keeps_on, seconds=3.0, stalled=2.5)
-    assert (code, why) == (process.LATE, "no time was left after 3 s")
+    code, why, *_ = watch(keeps_on, seconds=6.0, stalled=5.0)
+    assert (code, why) == (process.LATE, "no time was left after 6 s")
     if os.name != "nt":
         code, why, name, _ = watch("os.abort()")
         assert (code, why, name) == (-signal.SIGABRT, "the process was ended by SIGABRT", "b")
