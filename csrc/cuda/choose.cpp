@@ -3,9 +3,9 @@
 // block takes the longest of four times: that of its products, at the rate of the tensor cores that the blocks of a
 // multiprocessor share; that of its bytes, at the rate of the L2 cache, and that of what the warps write to shared
 // memory and read there, which they share too; and what a step takes even of a lone block, from the latency of loads
-// and products. Blocks that find no place wait for the next wave.
-// The constants come from the data sheets of the devices named, the rest are guesses that no device has confirmed:
-// `yolonas tune` measures instead.
+// and products. A part of what is not the longest is not hidden behind it. Blocks that find no place wait for the next
+// wave. The constants come from the data sheets of the devices named, the rest are guesses that no device has
+// confirmed: `yolonas tune` measures instead.
 #include "cuda/choose.h"
 
 #include <algorithm>
@@ -20,6 +20,7 @@ constexpr double kBlockCycles = 1500;         // to begin and end a block: addre
 constexpr double kStepCycles = 140;           // least time of a step of 64 bytes of depth, loads under way
 constexpr double kLoneShare = 0.6;            // of the rate of products that a lone block reaches,
 constexpr double kLoneWarpgroupShare = 0.85;  // and by Hopper's, which run while the warps copy
+constexpr double kNotHidden = 0.15;           // of the times besides the longest
 constexpr double kSplitCycles = 1500;         // to meet the other parts of a tile
 constexpr double kPartBytesPerCycle = 32;     // of partial sums, written and read again
 constexpr double kLoadBytesPerCycle = 28;     // from L2 to one multiprocessor, all being at it
@@ -83,8 +84,10 @@ double estimated_time(const ConvVariant& variant, int splits, const ConvWork& wo
       static_cast<double>(variant.rows + variant.columns + variant.read_rows) * variant.step / kSharedBytesPerCycle;
   const double share = is_warpgroup(variant) ? kLoneWarpgroupShare : kLoneShare;
   const double alone = std::max(kStepCycles * variant.step / 64, products / share);
+  const double longest = std::max({products, loads, shared});
+  const double together = longest + kNotHidden * (products + loads + shared - longest);
   double cycles = kLaunchCycles + waves * kBlockCycles;
-  cycles += std::max(each * steps * std::max({products, loads, shared}), waves * steps * alone);
+  cycles += std::max(each * steps * together, waves * steps * alone);
   if (splits > 1) {  // the last block of a tile reads the sums of all
     const double bytes = tile * 4;
     cycles += kSplitCycles + bytes * (each + splits) / kPartBytesPerCycle;

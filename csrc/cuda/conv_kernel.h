@@ -574,7 +574,7 @@ constexpr ConvEntry conv_entry(const char* name, void (*kernel)(const ConvKernel
   {                                                                           \
       conv_entry<ConvTile<Type, 64, 64, 32, 32, 128, 3, 4, 75>>("64x64k128"), \
       conv_entry<ConvTile<Type, 32, 32, 16, 32, 128, 4, 6, 75>>("32x32k128"), \
-      conv_entry<ConvTile<Type, 128, 64, 32, 32, 64, 4, 2, 75>>("128x64k64"), \
+      conv_entry<ConvTile<Type, 128, 64, 32, 32, 64, 4, 3, 75>>("128x64k64"), \
       conv_entry<ConvTile<Type, 32, 64, 16, 32, 128, 4, 4>>("32x64k128"),     \
       conv_entry<ConvTile<Type, 64, 32, 16, 32, 128, 4, 4>>("64x32k128"),     \
       conv_entry<ConvTile<Type, 128, 32, 32, 32, 64, 4, 4>>("128x32k64"),     \
