@@ -365,8 +365,9 @@ def parts_of(keys: list[str], *, experiments: bool) -> list[tuple[str, float]]:
     first = any(map(is_first, cases))
     if first:
         found.append(("accuracy", SECONDS["accuracy"]))
-    found += [(f"tuning of {case.key}", SECONDS["tuning"]) for case in cases if case.single]
-    return found + [(name, SECONDS["experiment"]) for name in EXPERIMENTS if first and experiments]
+    tuned = [(f"tuning of {case.key}", SECONDS["tuning"]) for case in cases if case.single]
+    tried = [(name, SECONDS["experiment"]) for name in EXPERIMENTS if first and experiments]
+    return found + tuned[:1] + tried + tuned[1:]
 
 
 def all_parts(arguments: argparse.Namespace, folder: Path, budget: Budget) -> dict[str, Any] | None:

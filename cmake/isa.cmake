@@ -8,7 +8,7 @@ function(yolonas_options target)
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${YOLONAS_WERROR}>>:-Werror>)
   if(YOLONAS_SANITIZE)
     target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${YOLONAS_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g>)
+      $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${YOLONAS_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
     target_link_options(${target} PRIVATE -fsanitize=${YOLONAS_SANITIZE})
   endif()
 endfunction()

@@ -1,11 +1,10 @@
 // The model. A multiprocessor works on some blocks at once, as many as the driver says, or without a device as its
-// shared memory and threads allow. A step of a
-// block takes the longest of four times: that of its products, at the rate of the tensor cores that the blocks of a
-// multiprocessor share; that of its bytes, at the rate of the L2 cache, and that of what the warps write to shared
-// memory and read there, which they share too; and what a step takes even of a lone block, from the latency of loads
-// and products. A part of what is not the longest is not hidden behind it. Blocks that find no place wait for the next
-// wave. The constants come from the data sheets of the devices named, the rest are guesses that no device has
-// confirmed: `yolonas tune` measures instead.
+// shared memory and threads allow. A step of a block takes the longest of four times: that of its products, at the rate
+// of the tensor cores that the blocks of a multiprocessor share; that of its bytes, at the rate of the L2 cache, and
+// that of what the warps write to shared memory and read there, which they share too; and what a step takes even of a
+// lone block, from the latency of loads and products. A part of what is not the longest is not hidden behind it. Blocks
+// that find no place wait for the next wave. The constants come from the data sheets of the devices named, the rest are
+// guesses that no device has confirmed: `tune` measures instead.
 #include "cuda/choose.h"
 
 #include <algorithm>

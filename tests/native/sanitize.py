@@ -32,6 +32,7 @@ def build() -> Path:
     configure = [
         "cmake", "-S", str(ROOT), "-B", str(BUILD), *generator, f"-DPython_EXECUTABLE={sys.executable}",
         "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DYOLONAS_SANITIZE=address,undefined", "-DYOLONAS_CUDA=OFF",
+        "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -DNDEBUG",  # a quarter of -O2's time to compile; lines for the stacks
     ]  # fmt: skip
     subprocess.run(configure, check=True)
     subprocess.run(["cmake", "--build", str(BUILD), "--target", "_cpu", "--parallel"], check=True)
