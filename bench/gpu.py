@@ -44,7 +44,7 @@ ABOUT_L2 = (
 PACKAGES = ("torch", "triton", "nvidia-cudnn-cu13", "numpy")
 # About, for the time limit; the start of a process is among them.
 SECONDS = {"case": 30.0, "batch": 40.0, "accuracy": 50.0, "tuning": 35.0, "experiment": 20.0, "ceilings": 8, "steps": 8}
-TUNING_QUIET = 150.0  # tuning is a few calls, each of which may take a minute
+QUIET = 150.0  # seconds that tuning and calibration may say nothing: they are a few calls, each of maybe a minute
 MOST_LOST = 4  # sides that a case is repeated without
 STEP_ROUNDS = 20
 COMPILE_SECONDS = 45.0
@@ -395,7 +395,7 @@ def all_parts(arguments: argparse.Namespace, folder: Path, budget: Budget) -> di
             options = {"--part": part, "--doing": doing, "--output": arguments.output, "--rounds": arguments.rounds}
             words = [str(word) for pair in options.items() for word in pair]
             command = [sys.executable, str(Path(__file__).resolve()), *words, "--seconds", f"{budget.left:.1f}"]
-            quiet = TUNING_QUIET if part.startswith("tuning") else gpu_process.STALLED
+            quiet = QUIET if part.startswith(("tuning", "accuracy")) else gpu_process.STALLED
             code, why = gpu_process.watch(command, doing, budget.left, quiet)
             if code == 3:
                 return None
